@@ -1,0 +1,258 @@
+//! Judges a tensor against its reference.
+//!
+//! The measure is the maximum absolute error over the root mean square of the reference. A
+//! derivative can vanish identically (with a single key the softmax is constant, so dQ = 0), and
+//! then both sides are rounding noise whose ratio means nothing. So the denominator has a floor: a
+//! tenth of the size that the tensor would have if its terms did not cancel, estimated from the
+//! inputs by [`Magnitudes`]. For data without cancellation the floor lies below the root mean square
+//! and changes nothing.
+
+use crate::{Element, Problem, TensorView};
+
+/// A tensor that a rule makes, by its name in result files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // the names are those of the file format
+pub enum Output {
+    Out,
+    Lse,
+    Dq,
+    Dk,
+    Dv,
+    Dbias,
+    OutTangent,
+    LseTangent,
+    DqTangent,
+    DkTangent,
+    DvTangent,
+    DbiasTangent,
+}
+
+impl Output {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Out,
+        Self::Lse,
+        Self::Dq,
+        Self::Dk,
+        Self::Dv,
+        Self::Dbias,
+        Self::OutTangent,
+        Self::LseTangent,
+        Self::DqTangent,
+        Self::DkTangent,
+        Self::DvTangent,
+        Self::DbiasTangent,
+    ];
+
+    /// The name in result files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Out => "out",
+            Self::Lse => "lse",
+            Self::Dq => "dq",
+            Self::Dk => "dk",
+            Self::Dv => "dv",
+            Self::Dbias => "dbias",
+            Self::OutTangent => "out_tangent",
+            Self::LseTangent => "lse_tangent",
+            Self::DqTangent => "dq_tangent",
+            Self::DkTangent => "dk_tangent",
+            Self::DvTangent => "dv_tangent",
+            Self::DbiasTangent => "dbias_tangent",
+        }
+    }
+
+    /// The rule that makes it.
+    pub fn rule(self) -> crate::Rule {
+        match self {
+            Self::Out | Self::Lse => crate::Rule::Forward,
+            Self::Dq | Self::Dk | Self::Dv | Self::Dbias => crate::Rule::Backward,
+            Self::OutTangent | Self::LseTangent => crate::Rule::Jvp,
+            Self::DqTangent | Self::DkTangent | Self::DvTangent | Self::DbiasTangent => crate::Rule::SecondOrder,
+        }
+    }
+
+    /// The shape that a problem gives it; `None` for the gradient of a bias that is not there.
+    pub fn shape(self, problem: &Problem) -> Option<[usize; 4]> {
+        let shape = problem.shape();
+        Some(match self {
+            Self::Out | Self::OutTangent => shape.output(),
+            Self::Lse | Self::LseTangent => shape.rows(),
+            Self::Dq | Self::DqTangent => shape.q(),
+            Self::Dk | Self::DkTangent => shape.k(),
+            Self::Dv | Self::DvTangent => shape.v(),
+            Self::Dbias | Self::DbiasTangent => problem.bias()?,
+        })
+    }
+}
+
+/// Root mean squares of the operands; zero for what is absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[allow(missing_docs)] // the names are those of the operands
+pub struct Magnitudes {
+    pub q: f64,
+    pub k: f64,
+    pub v: f64,
+    pub dout: f64,
+    pub q_tangent: f64,
+    pub k_tangent: f64,
+    pub v_tangent: f64,
+    pub bias_tangent: f64,
+    pub dout_tangent: f64,
+}
+
+impl Magnitudes {
+    /// The size that an output has when its terms are independent and no probability dominates.
+    pub fn natural_size(&self, problem: &Problem, output: Output) -> f64 {
+        let shape = problem.shape();
+        let (t, m) = (shape.t.max(1) as f64, shape.m.max(1) as f64);
+        let (root_d, root_dv) = ((shape.d as f64).sqrt(), (shape.dv as f64).sqrt());
+        let scale = problem.scale().abs();
+        // A sum over M keys with weights 1/M, and a sum over the T queries of a group.
+        let over_keys = 1.0 / m.sqrt();
+        let over_rows = (t * shape.group() as f64).sqrt() / m;
+        let over_bias = problem.bias().map_or(0.0, |bias| {
+            let sum = shape.scores().iter().product::<usize>() as f64;
+            (sum / bias.iter().product::<usize>().max(1) as f64).sqrt() / m
+        });
+        let scores_tangent =
+            scale * root_d * (self.q_tangent * self.k + self.q * self.k_tangent) + self.bias_tangent;
+        let dp = self.dout * self.v * root_dv;
+        let ds_tangent =
+            scores_tangent * dp + root_dv * (self.dout_tangent * self.v + self.dout * self.v_tangent);
+        match output {
+            Output::Out => self.v * over_keys,
+            // P = exp(S - lse): an error of lse counts by itself, not by its share of lse.
+            Output::Lse => 10.0,
+            Output::Dq => scale * dp * self.k * over_keys,
+            Output::Dk => scale * dp * self.q * over_rows,
+            Output::Dv => self.dout * over_rows,
+            Output::Dbias => dp * over_bias,
+            Output::OutTangent => (scores_tangent * self.v + self.v_tangent) * over_keys,
+            Output::LseTangent => scores_tangent * over_keys,
+            Output::DqTangent => scale * (ds_tangent * self.k + dp * self.k_tangent) * over_keys,
+            Output::DkTangent => scale * (ds_tangent * self.q + dp * self.q_tangent) * over_rows,
+            Output::DvTangent => (scores_tangent * self.dout + self.dout_tangent) * over_rows,
+            Output::DbiasTangent => ds_tangent * over_bias,
+        }
+    }
+}
+
+/// Root mean square of the finite elements of a tensor.
+pub fn rms<E: Element>(view: TensorView<'_, E>) -> f64 {
+    let (mut sum, mut count) = (0.0, 0_usize);
+    for_each_row(view.shape(), |b, h, i| {
+        for x in view.row(b, h, i).iter().map(|x| x.to_f64()).filter(|x| x.is_finite()) {
+            sum += x * x;
+            count += 1;
+        }
+    });
+    if count == 0 { 0.0 } else { (sum / count as f64).sqrt() }
+}
+
+/// How far a candidate is from its reference.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Comparison {
+    /// Largest absolute difference over the denominator. Infinite when one side has a NaN or an
+    /// infinity that the other has not.
+    pub error: f64,
+    /// Root mean square of the differences over the denominator.
+    pub rms_error: f64,
+    /// Where the largest difference is.
+    pub at: [usize; 4],
+    /// Root mean square of the reference, or the floor if that is larger.
+    pub denominator: f64,
+}
+
+/// Compares two tensors of one shape. `natural_size` sets the floor of the denominator.
+///
+/// # Panics
+/// If the shapes differ.
+pub fn compare<E: Element, R: Element>(
+    candidate: TensorView<'_, E>,
+    reference: TensorView<'_, R>,
+    natural_size: f64,
+) -> Comparison {
+    assert_eq!(candidate.shape(), reference.shape(), "shapes are compared before values");
+    let floor = if natural_size.is_finite() { 0.1 * natural_size } else { 0.0 };
+    let denominator = match rms(reference).max(floor) {
+        0.0 => 1.0,
+        positive => positive,
+    };
+    let (mut largest, mut squares, mut count, mut at) = (0.0_f64, 0.0_f64, 0_usize, [0; 4]);
+    for_each_row(candidate.shape(), |b, h, i| {
+        for (c, (x, y)) in candidate.row(b, h, i).iter().zip(reference.row(b, h, i)).enumerate() {
+            let (x, y) = (x.to_f64(), y.to_f64());
+            let difference = match (x.is_finite(), y.is_finite()) {
+                (true, true) => (x - y).abs(),
+                (false, false) if x == y || (x.is_nan() && y.is_nan()) => 0.0,
+                _ => f64::INFINITY,
+            };
+            if difference > largest {
+                (largest, at) = (difference, [b, h, i, c]);
+            }
+            squares += difference * difference;
+            count += 1;
+        }
+    });
+    Comparison {
+        error: largest / denominator,
+        rms_error: (squares / count.max(1) as f64).sqrt() / denominator,
+        at,
+        denominator,
+    }
+}
+
+fn for_each_row(shape: [usize; 4], mut visit: impl FnMut(usize, usize, usize)) {
+    for b in 0..shape[0] {
+        for h in 0..shape[1] {
+            for i in 0..shape[2] {
+                visit(b, h, i);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DType, Tensor};
+
+    fn row(values: &[f64]) -> Tensor<f64> {
+        Tensor::from_vec(values.to_vec(), [1, 1, 1, values.len()]).unwrap()
+    }
+
+    #[test]
+    fn the_error_is_the_largest_difference_over_the_rms_of_the_reference() {
+        let (candidate, reference) = (row(&[3.0, 4.0, 3.0, 4.5]), row(&[3.0, 4.0, 3.0, 4.0]));
+        let comparison = compare(candidate.view(), reference.view(), 0.0);
+        assert_eq!(comparison.error, 0.5 / 12.5_f64.sqrt());
+        assert_eq!(comparison.at, [0, 0, 0, 3]);
+    }
+
+    #[test]
+    fn a_nan_or_a_missing_infinity_is_an_infinite_error() {
+        let reference = row(&[1.0, f64::NEG_INFINITY]);
+        assert_eq!(compare(reference.view(), reference.view(), 0.0).error, 0.0);
+        for wrong in [[f64::NAN, f64::NEG_INFINITY], [1.0, -1e30], [1.0, f64::INFINITY], [1.0, f64::NAN]] {
+            assert_eq!(compare(row(&wrong).view(), reference.view(), 0.0).error, f64::INFINITY, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn rounding_noise_of_a_vanishing_derivative_is_no_error_but_a_real_difference_is() {
+        let problem = Problem::builder(DType::F64).lengths(4, 1).head_dims(8, 8).build().unwrap();
+        let magnitudes = Magnitudes { q: 1.0, k: 1.0, v: 1.0, dout: 1.0, ..Magnitudes::default() };
+        let natural = magnitudes.natural_size(&problem, Output::Dq);
+        assert!((natural - 1.0).abs() < 1e-12, "{natural}");
+        let reference = row(&[1e-17, -2e-17]);
+        assert!(compare(row(&[2e-17, 1e-17]).view(), reference.view(), natural).error < 1e-14);
+        assert!(compare(row(&[2e-17, 1e-3]).view(), reference.view(), natural).error > 1e-3);
+    }
+
+    #[test]
+    fn without_cancellation_the_floor_changes_nothing() {
+        let reference = row(&[1.0, -1.0, 1.0, 1.0]);
+        assert_eq!(compare(reference.view(), reference.view(), 5.0).denominator, 1.0);
+    }
+}
