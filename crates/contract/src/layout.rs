@@ -91,13 +91,15 @@ impl Layout {
 
     /// Whether no two elements share memory: what an output must satisfy.
     pub fn is_disjoint(&self) -> bool {
-        let mut axes: Vec<(usize, usize)> =
-            self.strides.into_iter().zip(self.shape).filter(|(_, n)| *n > 1).collect();
+        if self.is_empty() {
+            return true;
+        }
+        let mut axes: [(usize, usize); 4] = std::array::from_fn(|axis| (self.strides[axis], self.shape[axis]));
         axes.sort_unstable();
         // Each stride must step over everything that the smaller ones reach. This refuses some
         // exotic interleavings that happen to be disjoint, and none that anybody uses.
         let mut reach = 1;
-        for (stride, length) in axes {
+        for (stride, length) in axes.into_iter().filter(|(_, length)| *length > 1) {
             if stride < reach {
                 return false;
             }

@@ -39,7 +39,7 @@ pub trait Attention<E: Element> {
     /// What the backend vouches for. A call does exactly what this says.
     fn support(&self, problem: &Problem, rule: Rule) -> Support;
 
-    /// Scratch that the rule's `_into` twin needs. Never of the size of the scores.
+    /// Scratch that the rule's `_into` twin needs.
     fn workspace_bytes(&self, problem: &Problem, rule: Rule) -> usize;
 
     /// Checks on values that every call makes.

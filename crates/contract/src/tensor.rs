@@ -125,6 +125,12 @@ impl<'a, T: Copy> TensorViewMut<'a, T> {
         self.data
     }
 
+    /// One element.
+    #[inline]
+    pub fn at(&self, index: [usize; 4]) -> T {
+        self.data[self.layout.offset(index)]
+    }
+
     /// Writes one element.
     #[inline]
     pub fn set(&mut self, index: [usize; 4], value: T) {

@@ -1,0 +1,30 @@
+//! The two types that the CPU computes in.
+
+use faer::traits::RealField;
+use theria_contract::Element;
+
+/// `f32` or `f64`: an accumulation type that faer multiplies matrices of.
+pub trait Real: Element<Acc = Self> + RealField + PartialOrd + std::iter::Sum {
+    /// e to the power of `self`.
+    fn exp(self) -> Self;
+    /// Natural logarithm.
+    fn ln(self) -> Self;
+}
+
+impl Real for f32 {
+    fn exp(self) -> Self {
+        f32::exp(self)
+    }
+    fn ln(self) -> Self {
+        f32::ln(self)
+    }
+}
+
+impl Real for f64 {
+    fn exp(self) -> Self {
+        f64::exp(self)
+    }
+    fn ln(self) -> Self {
+        f64::ln(self)
+    }
+}
