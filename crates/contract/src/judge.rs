@@ -1,13 +1,18 @@
 //! Judges a tensor against its reference.
 //!
-//! The measure is the maximum absolute error over the root mean square of the reference. A
-//! derivative can vanish identically (with a single key the softmax is constant, so dQ = 0), and
-//! then both sides are rounding noise whose ratio means nothing. So the denominator has a floor: a
-//! tenth of the size that the tensor would have if its terms did not cancel, estimated from the
-//! inputs by [`Magnitudes`]. For data without cancellation the floor lies below the root mean square
-//! and changes nothing.
+//! The measure is the maximum absolute error over the root mean square of the reference, with two
+//! refinements that keep it meaningful at its edges:
+//!
+//! - A derivative can vanish identically (with a single key the softmax is constant, so dQ = 0), and
+//!   then both sides are rounding noise whose ratio means nothing. So the denominator has a floor:
+//!   half the size that the tensor would have if its terms did not cancel, estimated from the inputs
+//!   by [`Magnitudes`]. Without cancellation the root mean square is above that size, and the floor
+//!   changes nothing.
+//! - A result is rounded once to its own element type, whatever computed it. That rounding, half a
+//!   unit in the last place of each element, is not counted: a correctly rounded f16 tensor has
+//!   error zero however heavy its tails are.
 
-use crate::{Element, Problem, TensorView};
+use crate::{DType, Element, Problem, TensorView};
 
 /// A tensor that a rule makes, by its name in result files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,21 +104,32 @@ pub struct Magnitudes {
     pub v_tangent: f64,
     pub bias_tangent: f64,
     pub dout_tangent: f64,
+    /// How much of a row its largest probabilities hold: the root mean square over rows of
+    /// `sqrt(Σ_j P²)`, between `1/sqrt(M)` (uniform) and 1 (one key). See [`Self::concentration_of`].
+    pub concentration: f64,
 }
 
 impl Magnitudes {
-    /// The size that an output has when its terms are independent and no probability dominates.
+    /// The concentration that an output shows: it averages values of independent sign, so its size
+    /// is theirs times the concentration.
+    pub fn concentration_of(out: f64, v: f64) -> f64 {
+        if v > 0.0 { (out / v).min(1.0) } else { 0.0 }
+    }
+
+    /// The size that an output has when its terms are independent and do not cancel.
     pub fn natural_size(&self, problem: &Problem, output: Output) -> f64 {
         let shape = problem.shape();
         let (t, m) = (shape.t.max(1) as f64, shape.m.max(1) as f64);
         let (root_d, root_dv) = ((shape.d as f64).sqrt(), (shape.dv as f64).sqrt());
         let scale = problem.scale().abs();
-        // A sum over M keys with weights 1/M, and a sum over the T queries of a group.
-        let over_keys = 1.0 / m.sqrt();
-        let over_rows = (t * shape.group() as f64).sqrt() / m;
+        // Probabilities have this root mean square over the keys of a row.
+        let p = self.concentration.max(1.0 / m.sqrt()) / m.sqrt();
+        let over_keys = p * m.sqrt();
+        let over_rows = p * (t * shape.group() as f64).sqrt();
         let over_bias = problem.bias().map_or(0.0, |bias| {
-            let sum = shape.scores().iter().product::<usize>() as f64;
-            (sum / bias.iter().product::<usize>().max(1) as f64).sqrt() / m
+            let scores = shape.scores().iter().map(|n| *n as f64).product::<f64>();
+            let entries = bias.iter().map(|n| *n as f64).product::<f64>();
+            p * (scores / entries.max(1.0)).sqrt()
         });
         let scores_tangent =
             scale * root_d * (self.q_tangent * self.k + self.q * self.k_tangent) + self.bias_tangent;
@@ -123,7 +139,7 @@ impl Magnitudes {
         match output {
             Output::Out => self.v * over_keys,
             // P = exp(S - lse): an error of lse counts by itself, not by its share of lse.
-            Output::Lse => 10.0,
+            Output::Lse => 2.0,
             Output::Dq => scale * dp * self.k * over_keys,
             Output::Dk => scale * dp * self.q * over_rows,
             Output::Dv => self.dout * over_rows,
@@ -174,7 +190,7 @@ pub fn compare<E: Element, R: Element>(
     natural_size: f64,
 ) -> Comparison {
     assert_eq!(candidate.shape(), reference.shape(), "shapes are compared before values");
-    let floor = if natural_size.is_finite() { 0.1 * natural_size } else { 0.0 };
+    let floor = if natural_size.is_finite() { 0.5 * natural_size } else { 0.0 };
     let denominator = match rms(reference).max(floor) {
         0.0 => 1.0,
         positive => positive,
@@ -184,7 +200,7 @@ pub fn compare<E: Element, R: Element>(
         for (c, (x, y)) in candidate.row(b, h, i).iter().zip(reference.row(b, h, i)).enumerate() {
             let (x, y) = (x.to_f64(), y.to_f64());
             let difference = match (x.is_finite(), y.is_finite()) {
-                (true, true) => (x - y).abs(),
+                (true, true) => ((x - y).abs() - half_ulp(E::DTYPE, y)).max(0.0),
                 (false, false) if x == y || (x.is_nan() && y.is_nan()) => 0.0,
                 _ => f64::INFINITY,
             };
@@ -203,6 +219,17 @@ pub fn compare<E: Element, R: Element>(
     }
 }
 
+/// Half a unit in the last place of `value` in a storage type narrower than what computes it.
+fn half_ulp(dtype: DType, value: f64) -> f64 {
+    let (relative, smallest) = match dtype {
+        DType::F64 | DType::F32 => return 0.0,
+        // 11 and 8 significant bits; below the smallest normal number the spacing is constant.
+        DType::F16 => (2.0_f64.powi(-11), 2.0_f64.powi(-25)),
+        DType::Bf16 => (2.0_f64.powi(-8) / 2.0, 2.0_f64.powi(-134)),
+    };
+    (value.abs() * relative).max(smallest)
+}
+
 fn for_each_row(shape: [usize; 4], mut visit: impl FnMut(usize, usize, usize)) {
     for b in 0..shape[0] {
         for h in 0..shape[1] {
@@ -216,7 +243,7 @@ fn for_each_row(shape: [usize; 4], mut visit: impl FnMut(usize, usize, usize)) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{DType, Tensor};
+    use crate::Tensor;
 
     fn row(values: &[f64]) -> Tensor<f64> {
         Tensor::from_vec(values.to_vec(), [1, 1, 1, values.len()]).unwrap()
@@ -251,8 +278,18 @@ mod tests {
     }
 
     #[test]
+    fn rounding_to_the_result_type_is_not_counted_but_anything_beyond_it_is() {
+        let reference = row(&[1.0, 1000.3, -3.0]);
+        let rounded: Tensor<half::f16> = reference.cast();
+        assert_eq!(compare(rounded.view(), reference.view(), 0.0).error, 0.0);
+        let next = half::f16::from_bits(rounded.data()[1].to_bits() + 1);
+        let off = Tensor::from_vec(vec![rounded.data()[0], next, rounded.data()[2]], [1, 1, 1, 3]).unwrap();
+        assert!(compare(off.view(), reference.view(), 0.0).error > 1e-4);
+    }
+
+    #[test]
     fn without_cancellation_the_floor_changes_nothing() {
         let reference = row(&[1.0, -1.0, 1.0, 1.0]);
-        assert_eq!(compare(reference.view(), reference.view(), 5.0).denominator, 1.0);
+        assert_eq!(compare(reference.view(), reference.view(), 1.9).denominator, 1.0);
     }
 }

@@ -64,6 +64,17 @@ impl Layout {
         self.strides
     }
 
+    /// Whether the elements lie in the order of the axes with nothing between them.
+    pub fn is_packed(&self) -> bool {
+        let mut expected = 1;
+        self.is_empty()
+            || (0..4).rev().all(|axis| {
+                let fits = self.shape[axis] == 1 || self.strides[axis] == expected;
+                expected *= self.shape[axis];
+                fits
+            })
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
@@ -152,6 +163,7 @@ mod tests {
             }
             assert!(seen.iter().all(|seen| *seen));
             assert!(layout.is_disjoint());
+            assert_eq!(layout.is_packed(), layout.strides() == [60, 20, 5, 1]);
         }
     }
 

@@ -55,8 +55,8 @@ mod tensor;
 mod tolerance;
 mod workspace;
 
-//CONF #[cfg(feature = "conformance")]
-//CONF pub mod conformance;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 
 pub use checks::Checks;
 pub use dropout::{Dropout, DropoutRow, philox4x32_10};

@@ -179,6 +179,22 @@ impl Problem {
             && self.dropout.is_none()
     }
 
+    /// A builder that describes this problem, to change something.
+    pub fn to_builder(&self) -> ProblemBuilder {
+        ProblemBuilder {
+            dtype: self.dtype,
+            shape: self.shape,
+            scale: Some(self.scale),
+            causal: self.causal,
+            window: self.window,
+            bias: self.bias,
+            mask: self.mask,
+            key_lengths: self.key_lengths,
+            dropout: self.dropout.map(|dropout| (dropout.p(), dropout.seed())),
+            conflict: None,
+        }
+    }
+
     /// The same problem in another element type.
     #[must_use]
     pub fn with_dtype(&self, dtype: DType) -> Self {
@@ -272,6 +288,27 @@ impl ProblemBuilder {
     #[must_use]
     pub fn key_lengths(mut self) -> Self {
         self.key_lengths = true;
+        self
+    }
+
+    /// No bias.
+    #[must_use]
+    pub fn without_bias(mut self) -> Self {
+        self.bias = None;
+        self
+    }
+
+    /// No boolean mask.
+    #[must_use]
+    pub fn without_mask(mut self) -> Self {
+        self.mask = None;
+        self
+    }
+
+    /// All batch entries have M keys.
+    #[must_use]
+    pub fn without_key_lengths(mut self) -> Self {
+        self.key_lengths = false;
         self
     }
 

@@ -4,7 +4,7 @@ use faer::traits::RealField;
 use theria_contract::Element;
 
 /// `f32` or `f64`: an accumulation type that faer multiplies matrices of.
-pub trait Real: Element<Acc = Self> + RealField + PartialOrd + std::iter::Sum {
+pub trait Real: Element<Acc = Self> + RealField + PartialOrd + std::iter::Sum + std::ops::Div<Output = Self> {
     /// e to the power of `self`.
     fn exp(self) -> Self;
     /// Natural logarithm.

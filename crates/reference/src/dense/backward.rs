@@ -30,7 +30,6 @@ where
         let q = matrix(inputs.q, index.batch, index.q, problem.shape().t);
         let k = matrix(inputs.k, index.batch, index.kv, index.keys);
         let v = matrix(inputs.v, index.batch, index.kv, index.keys);
-        let o = matrix(saved.output, index.batch, index.q, problem.shape().t);
         let g = matrix(g, index.batch, index.q, problem.shape().t);
 
         let s = scores(problem, inputs, index, q.as_ref(), k.as_ref());
@@ -38,7 +37,8 @@ where
         let z = dropout_weights(problem, index);
 
         let dp = hadamard(z.as_ref(), (&g * v.transpose()).as_ref());
-        let delta = row_sums(hadamard(g.as_ref(), o.as_ref()).as_ref());
+        // rowsum(G ∘ O) = rowsum(P ∘ dP); the second form does not inherit the rounding of a saved O.
+        let delta = row_sums(hadamard(p.as_ref(), dp.as_ref()).as_ref());
         let ds = Mat::from_fn(dp.nrows(), dp.ncols(), |i, j| p[(i, j)] * (dp[(i, j)] - delta[i]));
 
         let dq = Scale(scale) * (&ds * &k);

@@ -6,7 +6,7 @@
 //! forward    S = scale · Q Kᵀ + bias, -inf where not visible
 //!            lse = logsumexp_j S        P = exp(S - lse)        O = (P ∘ Z) V
 //!
-//! backward   dP = Z ∘ (G Vᵀ)            δ = rowsum(G ∘ O)       dS = P ∘ (dP - δ)
+//! backward   dP = Z ∘ (G Vᵀ)            δ = rowsum(P ∘ dP)      dS = P ∘ (dP - δ)
 //!            dQ = scale · dS K          dK = scale · dSᵀ Q      dV = (P ∘ Z)ᵀ G
 //!            dBias = dS, summed over broadcast axes
 //! ```

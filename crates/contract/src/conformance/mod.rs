@@ -1,0 +1,27 @@
+//! The suite that every backend passes, ours or a stranger's.
+//!
+//! A backend runs it by naming itself and an oracle in binary64:
+//!
+//! ```ignore
+//! let report = conformance::Suite::standard().run::<f32, _, _>(&MyBackend::new(), &Dense::new());
+//! report.assert_passed();
+//! ```
+//!
+//! For each [`Case`] and rule the suite asks [`Attention::support`](crate::Attention::support). Where
+//! the answer is `Exact` it runs the rule into outputs filled with NaN, twice, demands the same bits
+//! both times, and holds every output against the oracle with the bounds of [`bound`](crate::bound).
+//! Where the answer is `Refused` the call must be refused with that reason. [`controls`] holds
+//! backends that are broken on purpose: a suite that passes one of them is itself broken.
+
+mod case;
+mod cases;
+pub mod controls;
+mod data;
+mod report;
+mod run;
+
+pub use case::{Amplitude, Case, MaskPattern, Memory};
+pub use cases::standard_cases;
+pub use data::CaseData;
+pub use report::{Outcome, Report, Verdict};
+pub use run::Suite;

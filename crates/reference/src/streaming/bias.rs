@@ -1,0 +1,112 @@
+//! dBias = dS, summed over the axes along which the bias is broadcast.
+//!
+//! A sweep of its own, only when the gradient of a bias is wanted: a task owns a piece of dBias and
+//! walks everything that it stands for, in a fixed order. The piece is a block of rows of one
+//! (batch, head) entry of the bias, or a block of keys when its rows are broadcast.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+use theria_contract::Element;
+
+use super::Operand;
+use super::cotangent_tile::{TileMaker, Weights, steps};
+use super::slots::Slots;
+use super::softmax::RowStatistics;
+use super::tile::blocks;
+
+/// Overwrites `dbias`, packed, of shape `bias`.
+pub(super) fn run<E: Operand>(
+    maker: &TileMaker<'_, E>,
+    statistics: RowStatistics<'_, E::Acc>,
+    bias: [usize; 4],
+    dbias: &mut [E::Acc],
+    slots: &Slots<'_, E::Acc>,
+) {
+    dbias.fill(E::Acc::default());
+    let shape = maker.problem.shape();
+    if dbias.is_empty() || shape.batch * shape.t * shape.m == 0 {
+        return;
+    }
+    let (rows_step, keys_step) = steps::<E::Acc>(&shape);
+    let [_, heads, bias_rows, bias_keys] = bias;
+    let by_rows = bias_rows > 1;
+    let piece = if by_rows { rows_step * bias_keys } else { keys_step.min(bias_keys) };
+    dbias.par_chunks_mut(bias_rows * bias_keys).enumerate().with_max_len(1).for_each(|(entry, dbias)| {
+        let entry = [entry / heads, entry % heads];
+        dbias.par_chunks_mut(piece).enumerate().with_max_len(1).for_each(|(index, dbias)| {
+            let queries = if by_rows { block(index, rows_step, shape.t) } else { 0..shape.t };
+            let keys = if !by_rows && bias_keys > 1 { block(index, keys_step, shape.m) } else { 0..shape.m };
+            let piece = Piece { bias, entry, queries, keys };
+            slots.with(|scratch| piece.sum(maker, statistics, dbias, scratch));
+        });
+    });
+}
+
+fn block(index: usize, step: usize, end: usize) -> Range<usize> {
+    index * step..end.min((index + 1) * step)
+}
+
+/// What one task owns.
+struct Piece {
+    bias: [usize; 4],
+    entry: [usize; 2],
+    queries: Range<usize>,
+    keys: Range<usize>,
+}
+
+impl Piece {
+    fn sum<E: Operand>(
+        &self,
+        maker: &TileMaker<'_, E>,
+        statistics: RowStatistics<'_, E::Acc>,
+        dbias: &mut [E::Acc],
+        scratch: &mut [E::Acc],
+    ) {
+        let shape = maker.problem.shape();
+        let (rows_step, keys_step) = steps::<E::Acc>(&shape);
+        // An axis of length 1 stands for every index.
+        let indices = |axis: usize, length: usize| {
+            if self.bias[axis] == 1 { 0..length } else { self.entry[axis]..self.entry[axis] + 1 }
+        };
+        for batch in indices(0, shape.batch) {
+            let key_end = self.keys.end.min(maker.policy.key_length(batch));
+            for head in indices(1, shape.heads_q) {
+                for queries in blocks(self.queries.clone(), rows_step) {
+                    let first_row = (batch * shape.heads_q + head) * shape.t;
+                    let rows = statistics.of(first_row + queries.start..first_row + queries.end);
+                    for keys in blocks(self.keys.start..key_end.max(self.keys.start), keys_step) {
+                        let (head, weights) = ([batch, head], Weights::Dropped);
+                        let tile = maker.make(head, queries.clone(), keys.clone(), rows, weights, scratch);
+                        let Some(tile) = tile else { continue };
+                        for (i, ds) in queries.clone().zip(tile.ds.chunks(tile.stride)) {
+                            self.add_row(i, keys.clone(), &ds[..keys.len()], dbias);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds a row of dS to where it belongs.
+    fn add_row<A: Element + std::ops::Add<Output = A> + std::iter::Sum>(
+        &self,
+        row: usize,
+        keys: Range<usize>,
+        ds: &[A],
+        dbias: &mut [A],
+    ) {
+        let [_, _, rows, columns] = self.bias;
+        let row = if rows == 1 { 0 } else { row - self.queries.start };
+        if columns == 1 {
+            let sum: A = ds.iter().copied().sum();
+            dbias[row] = dbias[row] + sum;
+            return;
+        }
+        // A piece of broadcast rows starts at its own first key; a row of its own starts at key 0.
+        let first = if rows == 1 { keys.start - self.keys.start } else { row * columns + keys.start };
+        for (sum, ds) in dbias[first..first + keys.len()].iter_mut().zip(ds) {
+            *sum = *sum + *ds;
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Brings operands into the type of computation, and results back into theirs.
+//!
+//! f32 and f64 are computed in place, through whatever strides they have. f16 and bf16 operands are
+//! widened once into packed scratch, and results are rounded once at the end.
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use theria_contract::{Arena, Element, TensorView, TensorViewMut, Workspace};
+
+use super::Vector;
+
+/// An element type of the streaming backend.
+pub trait Operand: Element<Acc: Vector> {
+    /// Scratch that an operand of `count` elements needs.
+    fn widened_bytes(count: usize) -> usize;
+
+    /// The operand in the type of computation: itself, or a packed copy.
+    fn widen<'a, 'w: 'a>(view: TensorView<'a, Self>, arena: &mut Arena<'w>) -> TensorView<'a, Self::Acc>;
+
+    /// Packed memory of this type as memory of the type of computation, if they are one type.
+    fn as_acc_mut(data: &mut [Self]) -> Option<&mut [Self::Acc]>;
+}
+
+macro_rules! computed_in_place {
+    ($($t:ty),*) => {$(
+        impl Operand for $t {
+            fn widened_bytes(_count: usize) -> usize {
+                0
+            }
+            fn widen<'a, 'w: 'a>(view: TensorView<'a, Self>, _arena: &mut Arena<'w>) -> TensorView<'a, Self> {
+                view
+            }
+            fn as_acc_mut(data: &mut [Self]) -> Option<&mut [Self]> {
+                Some(data)
+            }
+        }
+    )*};
+}
+
+macro_rules! computed_in_f32 {
+    ($($t:ty),*) => {$(
+        impl Operand for $t {
+            fn widened_bytes(count: usize) -> usize {
+                Workspace::bytes_for::<f32>(count)
+            }
+            fn widen<'a, 'w: 'a>(view: TensorView<'a, Self>, arena: &mut Arena<'w>) -> TensorView<'a, f32> {
+                let [batch, heads, rows, columns] = view.shape();
+                let packed = arena.take::<f32>(view.layout().len());
+                let mut targets = packed.chunks_mut(columns.max(1));
+                for b in 0..batch {
+                    for h in 0..heads {
+                        for i in 0..rows {
+                            let target = targets.next().expect("as many rows as the shape says");
+                            view.row(b, h, i).convert_to_f32_slice(target);
+                        }
+                    }
+                }
+                TensorView::contiguous(packed, view.shape()).expect("the shape of a view that exists")
+            }
+            fn as_acc_mut(_data: &mut [Self]) -> Option<&mut [f32]> {
+                None
+            }
+        }
+    )*};
+}
+
+computed_in_place!(f32, f64);
+computed_in_f32!(f16, bf16);
+
+/// A result under computation: packed memory of the type of computation.
+pub(super) enum Target<'a, E: Operand> {
+    /// The caller's own memory.
+    Direct(&'a mut [E::Acc]),
+    /// Scratch, and where its rounded values go.
+    Scratch(&'a mut [E::Acc], TensorViewMut<'a, E>),
+}
+
+impl<'a, E: Operand> Target<'a, E> {
+    /// Scratch that a result of `count` elements may need.
+    pub(super) fn bytes(count: usize) -> usize {
+        Workspace::bytes_for::<E::Acc>(count)
+    }
+
+    /// The caller's memory if it is packed and of the right type, else scratch.
+    pub(super) fn new<'w: 'a>(out: TensorViewMut<'a, E>, arena: &mut Arena<'w>) -> Self {
+        let len = out.layout().len();
+        let packed = out.layout().is_packed();
+        if packed && E::as_acc_mut(&mut []).is_some() {
+            let data = E::as_acc_mut(&mut out.into_data()[..len]).expect("asked just now");
+            return Self::Direct(data);
+        }
+        Self::Scratch(arena.take(len), out)
+    }
+
+    /// The memory to compute into.
+    pub(super) fn data(&mut self) -> &mut [E::Acc] {
+        match self {
+            Self::Direct(data) | Self::Scratch(data, _) => data,
+        }
+    }
+
+    /// Rounds into the caller's memory.
+    pub(super) fn finish(self) {
+        let Self::Scratch(data, mut out) = self else { return };
+        let [batch, heads, rows, columns] = out.shape();
+        let mut sources = data.chunks(columns.max(1));
+        for b in 0..batch {
+            for h in 0..heads {
+                for i in 0..rows {
+                    let source = sources.next().expect("as many rows as the shape says");
+                    for (y, x) in out.row_mut(b, h, i).iter_mut().zip(source) {
+                        *y = E::from_acc(*x);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! δ, and the factor that takes the rounding of lse out again.
+//!
+//! The light way reads two tensors: δ = rowsum(G ∘ O), and the factor is one. It is as exact as O and
+//! lse are. They are not exact enough when O was rounded to f16 or bf16 (δ inherits 2⁻⁹ of it), or
+//! when lse is so large that its own rounding is a visible relative error of every probability: then
+//! one more sweep over the tiles takes both from P and dP themselves,
+//!
+//! ```text
+//!   Σ = rowsum(exp(S - lse))      factor = 1 / Σ      δ = rowsum(exp(S - lse) ∘ dP) / Σ
+//! ```
+
+use pulp::Arch;
+use rayon::prelude::*;
+use theria_contract::{Element, Shape, TensorView};
+
+use super::cotangent_tile::{TileMaker, Weights, steps};
+use super::slots::Slots;
+use super::softmax::{Dot, RowStatistics, Sum};
+use super::tile::{blocks, padded};
+use super::{Operand, Vector};
+
+/// Beyond this, lse is rounded by more than 16 units in the last place of one.
+const LARGE_LSE: f64 = 32.0;
+
+/// Elements of scratch that a thread needs beside a tile.
+pub(super) fn scratch<A: Vector>(shape: &Shape) -> usize {
+    constants::<A>(steps::<A>(shape).0)
+}
+
+/// Whether the light way is not exact enough.
+pub(super) fn needs_sweep<E: Operand>(lse: &[E::Acc]) -> bool {
+    let half = size_of::<E>() < size_of::<E::Acc>();
+    half || lse.iter().any(|lse| lse.is_finite() && lse.to_f64().abs() > LARGE_LSE)
+}
+
+/// δ = rowsum(G ∘ O), packed; the factor is one.
+pub(super) fn from_output<A: Vector>(
+    shape: &Shape,
+    g: TensorView<'_, A>,
+    out: TensorView<'_, A>,
+    factor: &mut [A],
+    delta: &mut [A],
+) {
+    let arch = Arch::new();
+    factor.fill(A::from_f64(1.0));
+    delta.par_chunks_mut(shape.t.max(1)).enumerate().for_each(|(head, delta)| {
+        let (b, h) = (head / shape.heads_q, head % shape.heads_q);
+        for (i, delta) in delta.iter_mut().enumerate() {
+            *delta = arch.dispatch(Dot { a: g.row(b, h, i), b: out.row(b, h, i) });
+        }
+    });
+}
+
+/// Factor and δ from P and dP, packed.
+pub(super) fn from_tiles<E: Operand>(
+    maker: &TileMaker<'_, E>,
+    lse: &[E::Acc],
+    factor: &mut [E::Acc],
+    delta: &mut [E::Acc],
+    slots: &Slots<'_, E::Acc>,
+) {
+    let shape = maker.problem.shape();
+    let (zero, one) = (E::Acc::default(), E::Acc::from_f64(1.0));
+    let (rows_step, keys_step) = steps::<E::Acc>(&shape);
+    let t = shape.t.max(1);
+    let heads = factor.par_chunks_mut(t).zip(delta.par_chunks_mut(t)).zip(lse.par_chunks(t)).enumerate();
+    heads.with_max_len(1).for_each(|(head, ((factor, delta), lse))| {
+        let head = [head / shape.heads_q, head % shape.heads_q];
+        let pieces = factor.par_chunks_mut(rows_step).zip(delta.par_chunks_mut(rows_step));
+        let pieces = pieces.zip(lse.par_chunks(rows_step)).enumerate();
+        pieces.with_max_len(1).for_each(|(block, ((factor, delta), lse))| {
+            slots.with(|scratch| {
+                let queries = block * rows_step..block * rows_step + lse.len();
+                let (constants, tile) = scratch.split_at_mut(constants::<E::Acc>(rows_step));
+                let (ones, zeros) = constants.split_at_mut(padded::<E::Acc>(rows_step));
+                ones.fill(one);
+                zeros.fill(zero);
+                let plain = RowStatistics { lse, factor: &ones[..lse.len()], delta: &zeros[..lse.len()] };
+                // Sums first, in place of what is made of them.
+                factor.fill(zero);
+                delta.fill(zero);
+                for keys in blocks(maker.policy.keys(head[0], queries.clone()), keys_step) {
+                    let columns = keys.len();
+                    let made = maker.make(head, queries.clone(), keys, plain, Weights::Kept, tile);
+                    let Some(made) = made else { continue };
+                    let rows = made.weights.chunks(made.stride).zip(made.ds.chunks(made.stride));
+                    for ((p, p_dp), (sum, dot)) in rows.zip(factor.iter_mut().zip(delta.iter_mut())) {
+                        *sum = *sum + maker.arch.dispatch(Sum(&p[..columns]));
+                        *dot = *dot + maker.arch.dispatch(Sum(&p_dp[..columns]));
+                    }
+                }
+                for (factor, delta) in factor.iter_mut().zip(delta) {
+                    // A row that sees nothing has no probabilities to scale.
+                    *factor = if *factor == zero { one } else { one / *factor };
+                    *delta = *delta * *factor;
+                }
+            });
+        });
+    });
+}
+
+/// Elements of the two constant statistics.
+fn constants<A>(rows_step: usize) -> usize {
+    2 * padded::<A>(rows_step)
+}

@@ -1,0 +1,70 @@
+//! Blocks of rows and keys, and products of tiles.
+
+use std::ops::Range;
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use theria_contract::TensorView;
+
+use super::Vector;
+
+/// The largest tile of scores; blocks are evened out below it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tiles {
+    pub(super) rows: usize,
+    /// Counted in f32; a wider type gets fewer, so that a tile keeps its bytes.
+    pub(super) keys: usize,
+}
+
+impl Tiles {
+    pub(super) fn keys_of<A>(self) -> usize {
+        (self.keys * 4 / size_of::<A>()).max(1)
+    }
+}
+
+/// Length of the even blocks that cover `n` with none longer than `most`: 197 by 128 gives 99 and
+/// 98, not 128 and 69.
+pub(super) fn even_block(n: usize, most: usize) -> usize {
+    n.div_ceil(n.div_ceil(most).max(1)).max(1)
+}
+
+/// `range` cut into blocks of `step`.
+pub(super) fn blocks(range: Range<usize>, step: usize) -> impl Iterator<Item = Range<usize>> {
+    let end = range.end;
+    range.step_by(step).map(move |start| start..end.min(start + step))
+}
+
+/// Row stride of a tile in scratch: whole cache lines, so that every row starts on one.
+pub(super) fn padded<A>(columns: usize) -> usize {
+    columns.next_multiple_of(64 / size_of::<A>())
+}
+
+/// Some rows of one head of an operand, where they lie. Rows that overlap were copied apart before.
+pub(super) fn rows<A: Vector>(view: TensorView<'_, A>, batch: usize, head: usize, rows: Range<usize>) -> MatRef<'_, A> {
+    let columns = view.shape()[3];
+    let stride = view.layout().strides()[2];
+    if rows.is_empty() {
+        return matrix(&[], 0, columns, columns);
+    }
+    let start = view.layout().offset([batch, head, rows.start, 0]);
+    let end = view.layout().offset([batch, head, rows.end - 1, 0]) + columns;
+    matrix(&view.data()[start..end], rows.len(), columns, stride.max(columns))
+}
+
+/// A row-major matrix whose rows are `stride` apart.
+pub(super) fn matrix<A: Vector>(data: &[A], rows: usize, columns: usize, stride: usize) -> MatRef<'_, A> {
+    MatRef::from_row_major_slice_with_stride(data, rows, columns, stride)
+}
+
+/// A row-major matrix to be written.
+pub(super) fn matrix_mut<A: Vector>(data: &mut [A], rows: usize, columns: usize, stride: usize) -> MatMut<'_, A> {
+    // `from_row_major_slice_with_stride_mut` of faer 0.24.4 returns a column-major view that reaches
+    // beyond the slice; the transposed column-major constructor is right. A test watches over both.
+    MatMut::from_column_major_slice_with_stride_mut(data, columns, rows, stride).transpose_mut()
+}
+
+/// `dst = alpha · a · b`, or added to it. One thread: the parallelism is over tiles.
+#[inline]
+pub(super) fn product<A: Vector>(dst: MatMut<'_, A>, accum: Accum, a: MatRef<'_, A>, b: MatRef<'_, A>, alpha: A) {
+    matmul(dst, accum, a, b, alpha, Par::Seq);
+}
