@@ -1,0 +1,115 @@
+//! Evidence: what a suite found, written where `cargo xtask seal` asks for it.
+//!
+//! Under plain `cargo test` nothing is written. Sealing sets `THERIA_EVIDENCE_DIR`, and the suite
+//! leaves one JSON file there, with the hash of the sources that it speaks for.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use theria_contract::conformance::{Outcome, Report};
+
+/// One row: what was judged, how far off it was, and how far it may be.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The case.
+    pub name: String,
+    /// The rule.
+    pub rule: String,
+    /// The backend.
+    pub backend: String,
+    /// Its element type.
+    pub dtype: String,
+    /// The error found.
+    pub error: f64,
+    /// The largest error allowed.
+    pub bound: f64,
+    /// `passed`, `failed` or `refused`.
+    pub verdict: &'static str,
+    /// Why it was refused or failed.
+    pub reason: String,
+}
+
+impl Row {
+    /// A row of measured error: passed when it is within the bound.
+    pub fn measured(name: impl Into<String>, rule: &str, backend: &str, dtype: &str, error: f64, bound: f64) -> Self {
+        Self {
+            name: name.into(),
+            rule: rule.into(),
+            backend: backend.into(),
+            dtype: dtype.into(),
+            error,
+            bound,
+            verdict: if error <= bound { "passed" } else { "failed" },
+            reason: String::new(),
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "name": self.name, "rule": self.rule, "backend": self.backend, "dtype": self.dtype,
+            "error": self.error, "bound": self.bound, "verdict": self.verdict, "reason": self.reason,
+        })
+    }
+}
+
+/// One row for each case, rule and type of a conformance report: its worst output.
+pub fn rows_of(report: &Report) -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
+    for outcome in &report.outcomes {
+        let row = row_of(outcome);
+        let same = |other: &&mut Row| {
+            (&other.name, &other.rule, &other.backend, &other.dtype)
+                == (&row.name, &row.rule, &row.backend, &row.dtype)
+        };
+        match rows.last_mut().filter(same) {
+            Some(last) if row.error > last.error || row.verdict == "failed" => *last = row,
+            Some(_) => {}
+            None => rows.push(row),
+        }
+    }
+    rows
+}
+
+fn row_of(outcome: &Outcome) -> Row {
+    Row {
+        name: format!("conformance: {}", outcome.case),
+        rule: outcome.rule.name().into(),
+        backend: outcome.backend.into(),
+        dtype: outcome.dtype.name().into(),
+        error: outcome.error,
+        bound: outcome.bound,
+        verdict: outcome.verdict.name(),
+        reason: outcome.reason.clone(),
+    }
+}
+
+/// Writes `phaseN.json` if a seal asked for evidence.
+///
+/// # Panics
+/// If it was asked for and cannot be written, or there are no rows.
+pub fn write(phase: u32, rows: &[Row]) {
+    let Some(folder) = std::env::var_os("THERIA_EVIDENCE_DIR").map(PathBuf::from) else { return };
+    assert!(!rows.is_empty(), "phase {phase} has no rows to give as evidence");
+    let count = |verdict| rows.iter().filter(|row| row.verdict == verdict).count();
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    let head = json!({
+        "device": "cpu",
+        "driver": Value::Null,
+        "cuda": Value::Null,
+        "cpu": format!("{} {}", std::env::consts::ARCH, std::env::consts::OS),
+        "threads": std::thread::available_parallelism().map_or(1, usize::from),
+        "git": variable("THERIA_GIT_REVISION"),
+        "clocks": Value::Null,
+    });
+    let summary =
+        json!({ "passed": count("passed"), "failed": count("failed"), "refused": count("refused") });
+    // One row a line: a change of one number is a change of one line.
+    let lines: Vec<String> = rows.iter().map(|row| format!("    {}", row.json())).collect();
+    let text = format!(
+        "{{\n  \"schema\": 1,\n  \"phase\": {phase},\n  \"host\": {head},\n  \"source_hash\": {},\n  \"cases\": [\n{}\n  ],\n  \"summary\": {summary}\n}}\n",
+        json!(variable("THERIA_SOURCE_HASH")),
+        lines.join(",\n"),
+    );
+    let path = folder.join(format!("phase{phase}.json"));
+    std::fs::write(&path, text).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+}
