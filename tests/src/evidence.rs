@@ -31,7 +31,14 @@ pub struct Row {
 
 impl Row {
     /// A row of measured error: passed when it is within the bound.
-    pub fn measured(name: impl Into<String>, rule: &str, backend: &str, dtype: &str, error: f64, bound: f64) -> Self {
+    pub fn measured(
+        name: impl Into<String>,
+        rule: &str,
+        backend: &str,
+        dtype: &str,
+        error: f64,
+        bound: f64,
+    ) -> Self {
         Self {
             name: name.into(),
             rule: rule.into(),

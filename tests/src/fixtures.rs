@@ -54,7 +54,8 @@ fn results(bytes: &[u8]) -> Vec<(Output, Tensor<f64>)> {
     let tensor = |output: Output| {
         let stored = file.tensor(output.name()).ok()?;
         assert_eq!(stored.dtype(), Dtype::F64, "results of the independent system are binary64");
-        let values = stored.data().chunks_exact(8).map(|x| f64::from_le_bytes(x.try_into().expect("eight bytes")));
+        let values =
+            stored.data().chunks_exact(8).map(|x| f64::from_le_bytes(x.try_into().expect("eight bytes")));
         // A row statistic is [B, H, T] in a file and [B, H, T, 1] here.
         let axis = |n: usize| stored.shape().get(n).copied().unwrap_or(1);
         let shape = [axis(0), axis(1), axis(2), axis(3)];

@@ -8,7 +8,11 @@ fn expect(name: &'static str, given: [usize; 4], expected: [usize; 4]) -> Result
 }
 
 /// An optional operand must be there exactly when the problem declares it.
-fn expect_declared(name: &'static str, given: Option<[usize; 4]>, declared: Option<[usize; 4]>) -> Result<()> {
+fn expect_declared(
+    name: &'static str,
+    given: Option<[usize; 4]>,
+    declared: Option<[usize; 4]>,
+) -> Result<()> {
     match (given, declared) {
         (Some(given), Some(expected)) => expect(name, given, expected),
         (None, None) => Ok(()),

@@ -128,8 +128,13 @@ mod tests {
             (0..64).map(|j| Dropout::new(0.5, seed).unwrap().row(b, h, i).keeps(j)).collect()
         };
         let base = bits(1, 0, 0, 0);
-        for other in [bits(2, 0, 0, 0), bits(1 | 1 << 40, 0, 0, 0), bits(1, 1, 0, 0), bits(1, 0, 1, 0), bits(1, 0, 0, 1)]
-        {
+        for other in [
+            bits(2, 0, 0, 0),
+            bits(1 | 1 << 40, 0, 0, 0),
+            bits(1, 1, 0, 0),
+            bits(1, 0, 1, 0),
+            bits(1, 0, 0, 1),
+        ] {
             assert_ne!(base, other);
         }
     }

@@ -157,10 +157,11 @@ impl fmt::Display for DType {
 impl FromStr for DType {
     type Err = Error;
     fn from_str(name: &str) -> Result<Self, Error> {
-        Self::ALL
-            .into_iter()
-            .find(|dtype| dtype.name() == name)
-            .ok_or_else(|| Error::UnknownName { what: "element type", given: name.into(), allowed: "f64, f32, f16, bf16" })
+        Self::ALL.into_iter().find(|dtype| dtype.name() == name).ok_or_else(|| Error::UnknownName {
+            what: "element type",
+            given: name.into(),
+            allowed: "f64, f32, f16, bf16",
+        })
     }
 }
 

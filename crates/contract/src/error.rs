@@ -11,13 +11,17 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// A dimension that must not be zero is zero.
-    #[error("{name} is 0, but must be at least 1 (an empty batch, T = 0 and M = 0 are allowed; heads and head dimensions of 0 are not)")]
+    #[error(
+        "{name} is 0, but must be at least 1 (an empty batch, T = 0 and M = 0 are allowed; heads and head dimensions of 0 are not)"
+    )]
     ZeroDimension {
         /// The dimension.
         name: &'static str,
     },
     /// Query heads cannot be divided among the key/value heads.
-    #[error("{heads_q} query heads cannot share {heads_kv} key/value heads: heads_q must be a multiple of heads_kv")]
+    #[error(
+        "{heads_q} query heads cannot share {heads_kv} key/value heads: heads_q must be a multiple of heads_kv"
+    )]
     UnevenGroups {
         /// Query heads given.
         heads_q: usize,
@@ -37,7 +41,9 @@ pub enum Error {
         p: f64,
     },
     /// A shape does not broadcast to what it is added to.
-    #[error("{name} has shape {given:?}, which does not broadcast to [B, Hq, T, M] = {target:?}: each axis must be 1 or equal")]
+    #[error(
+        "{name} has shape {given:?}, which does not broadcast to [B, Hq, T, M] = {target:?}: each axis must be 1 or equal"
+    )]
     NotBroadcastable {
         /// `bias` or `mask`.
         name: &'static str,
@@ -73,7 +79,9 @@ pub enum Error {
         expected: [usize; 4],
     },
     /// Shapes of q, k and v contradict each other.
-    #[error("{name} is {given} in one tensor and {expected} in another; q is [B, Hq, T, D], k is [B, Hkv, M, D], v is [B, Hkv, M, Dv]")]
+    #[error(
+        "{name} is {given} in one tensor and {expected} in another; q is [B, Hq, T, D], k is [B, Hkv, M, D], v is [B, Hkv, M, Dv]"
+    )]
     Inconsistent {
         /// The axis, as in `batch`, `D`.
         name: &'static str,
@@ -83,7 +91,9 @@ pub enum Error {
         expected: usize,
     },
     /// The last axis of a tensor is not contiguous.
-    #[error("the last axis of a tensor must be contiguous, but its stride is {stride}; strides given {strides:?} for shape {shape:?}")]
+    #[error(
+        "the last axis of a tensor must be contiguous, but its stride is {stride}; strides given {strides:?} for shape {shape:?}"
+    )]
     LastAxis {
         /// The stride of the last axis.
         stride: usize,
@@ -93,7 +103,9 @@ pub enum Error {
         shape: [usize; 4],
     },
     /// A tensor reaches beyond its memory.
-    #[error("a tensor of shape {shape:?} and strides {strides:?} needs {needed} elements, but its memory has {available}")]
+    #[error(
+        "a tensor of shape {shape:?} and strides {strides:?} needs {needed} elements, but its memory has {available}"
+    )]
     OutOfBounds {
         /// The shape.
         shape: [usize; 4],
@@ -105,7 +117,9 @@ pub enum Error {
         available: usize,
     },
     /// Two elements of an output share memory.
-    #[error("an output of shape {shape:?} and strides {strides:?} addresses some memory twice; outputs must not overlap themselves")]
+    #[error(
+        "an output of shape {shape:?} and strides {strides:?} addresses some memory twice; outputs must not overlap themselves"
+    )]
     Overlapping {
         /// The shape.
         shape: [usize; 4],
@@ -139,7 +153,9 @@ pub enum Error {
         m: usize,
     },
     /// A workspace is smaller than the rule needs.
-    #[error("the {rule} rule needs a workspace of {needed} bytes, but was given {given}; ask workspace_bytes for this problem")]
+    #[error(
+        "the {rule} rule needs a workspace of {needed} bytes, but was given {given}; ask workspace_bytes for this problem"
+    )]
     Workspace {
         /// The rule.
         rule: Rule,

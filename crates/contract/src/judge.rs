@@ -1,6 +1,6 @@
 //! Judges a tensor against its reference.
 //!
-//! The measure is the maximum absolute error over the root mean square of the reference, with two
+//! The measure is the maximum absolute error over the root mean square of the reference, with three
 //! refinements that keep it meaningful at its edges:
 //!
 //! - A derivative can vanish identically (with a single key the softmax is constant, so dQ = 0), and
@@ -8,6 +8,9 @@
 //!   half the size that the tensor would have if its terms did not cancel, estimated from the inputs
 //!   by [`Magnitudes`]. Without cancellation the root mean square is above that size, and the floor
 //!   changes nothing.
+//! - A row may be much larger than the others: under a causal mask the gradient of key 0 sums over
+//!   every query. An element is held against the root mean square of its row where that is larger
+//!   than that of the tensor: a row is one vector, and its error is relative to its own length.
 //! - A result is rounded once to its own element type, whatever computed it. That rounding, half a
 //!   unit in the last place of each element, is not counted: a correctly rounded f16 tensor has
 //!   error zero however heavy its tails are.
@@ -73,7 +76,9 @@ impl Output {
             Self::Out | Self::Lse => crate::Rule::Forward,
             Self::Dq | Self::Dk | Self::Dv | Self::Dbias => crate::Rule::Backward,
             Self::OutTangent | Self::LseTangent => crate::Rule::Jvp,
-            Self::DqTangent | Self::DkTangent | Self::DvTangent | Self::DbiasTangent => crate::Rule::SecondOrder,
+            Self::DqTangent | Self::DkTangent | Self::DvTangent | Self::DbiasTangent => {
+                crate::Rule::SecondOrder
+            }
         }
     }
 
@@ -169,14 +174,15 @@ pub fn rms<E: Element>(view: TensorView<'_, E>) -> f64 {
 /// How far a candidate is from its reference.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Comparison {
-    /// Largest absolute difference over the denominator. Infinite when one side has a NaN or an
+    /// Largest absolute difference over its denominator. Infinite when one side has a NaN or an
     /// infinity that the other has not.
     pub error: f64,
-    /// Root mean square of the differences over the denominator.
+    /// Root mean square of these quotients.
     pub rms_error: f64,
-    /// Where the largest difference is.
+    /// Where the largest one is.
     pub at: [usize; 4],
-    /// Root mean square of the reference, or the floor if that is larger.
+    /// Root mean square of the reference, or the floor if that is larger. Rows that are larger still
+    /// have a denominator of their own.
     pub denominator: f64,
 }
 
@@ -197,26 +203,34 @@ pub fn compare<E: Element, R: Element>(
     };
     let (mut largest, mut squares, mut count, mut at) = (0.0_f64, 0.0_f64, 0_usize, [0; 4]);
     for_each_row(candidate.shape(), |b, h, i| {
-        for (c, (x, y)) in candidate.row(b, h, i).iter().zip(reference.row(b, h, i)).enumerate() {
+        let (row, wanted) = (candidate.row(b, h, i), reference.row(b, h, i));
+        let denominator = denominator.max(row_rms(wanted));
+        for (c, (x, y)) in row.iter().zip(wanted).enumerate() {
             let (x, y) = (x.to_f64(), y.to_f64());
             let difference = match (x.is_finite(), y.is_finite()) {
                 (true, true) => ((x - y).abs() - half_ulp(E::DTYPE, y)).max(0.0),
                 (false, false) if x == y || (x.is_nan() && y.is_nan()) => 0.0,
                 _ => f64::INFINITY,
             };
-            if difference > largest {
-                (largest, at) = (difference, [b, h, i, c]);
+            let error = difference / denominator;
+            if error > largest {
+                (largest, at) = (error, [b, h, i, c]);
             }
-            squares += difference * difference;
+            squares += error * error;
             count += 1;
         }
     });
-    Comparison {
-        error: largest / denominator,
-        rms_error: (squares / count.max(1) as f64).sqrt() / denominator,
-        at,
-        denominator,
+    Comparison { error: largest, rms_error: (squares / count.max(1) as f64).sqrt(), at, denominator }
+}
+
+/// Root mean square of a row that is a vector. A row of one element is not: a row statistic would be
+/// held against itself.
+fn row_rms<E: Element>(row: &[E]) -> f64 {
+    if row.len() < 2 {
+        return 0.0;
     }
+    let squares = row.iter().map(|x| x.to_f64()).filter(|x| x.is_finite()).map(|x| x * x);
+    (squares.sum::<f64>() / row.len() as f64).sqrt()
 }
 
 /// Half a unit in the last place of `value` in a storage type narrower than what computes it.
@@ -275,6 +289,17 @@ mod tests {
         let reference = row(&[1e-17, -2e-17]);
         assert!(compare(row(&[2e-17, 1e-17]).view(), reference.view(), natural).error < 1e-14);
         assert!(compare(row(&[2e-17, 1e-3]).view(), reference.view(), natural).error > 1e-3);
+    }
+
+    #[test]
+    fn a_row_larger_than_the_others_is_held_against_itself() {
+        let shape = [1, 1, 100, 2];
+        let reference = Tensor::from_fn(shape, |[_, _, i, _]| if i == 0 { 100.0 } else { 0.1 }).unwrap();
+        let off =
+            |row, by| Tensor::from_fn(shape, |at| reference.at(at) + if at[2] == row { by } else { 0.0 });
+        let error = |row, by| compare(off(row, by).unwrap().view(), reference.view(), 0.0).error;
+        assert!((error(0, 1.0) - 0.01).abs() < 1e-12, "one part in a hundred of the large row");
+        assert!(error(5, 1.0) > 0.09, "a small row is held against the whole tensor");
     }
 
     #[test]

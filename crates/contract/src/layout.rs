@@ -87,7 +87,7 @@ impl Layout {
 
     /// Elements of memory from the first to the last one addressed.
     pub fn span(&self) -> usize {
-        self.checked_span().expect("checked when the layout was made")
+        self.checked_span().unwrap_or_else(|| unreachable!("a layout is checked when it is made"))
     }
 
     /// Where an element lies.
@@ -105,7 +105,8 @@ impl Layout {
         if self.is_empty() {
             return true;
         }
-        let mut axes: [(usize, usize); 4] = std::array::from_fn(|axis| (self.strides[axis], self.shape[axis]));
+        let mut axes: [(usize, usize); 4] =
+            std::array::from_fn(|axis| (self.strides[axis], self.shape[axis]));
         axes.sort_unstable();
         // Each stride must step over everything that the smaller ones reach. This refuses some
         // exotic interleavings that happen to be disjoint, and none that anybody uses.
@@ -114,7 +115,7 @@ impl Layout {
             if stride < reach {
                 return false;
             }
-            reach = stride * (length - 1) + reach;
+            reach += stride * (length - 1);
         }
         true
     }
@@ -146,8 +147,7 @@ mod tests {
 
     #[test]
     fn a_packed_layout_addresses_every_element_once() {
-        for layout in
-            [Layout::contiguous([2, 3, 4, 5]).unwrap(), Layout::heads_inside([2, 3, 4, 5]).unwrap()]
+        for layout in [Layout::contiguous([2, 3, 4, 5]).unwrap(), Layout::heads_inside([2, 3, 4, 5]).unwrap()]
         {
             let mut seen = vec![false; layout.span()];
             for b in 0..2 {

@@ -42,13 +42,14 @@ impl fmt::Display for Causal {
 impl FromStr for Causal {
     type Err = Error;
     fn from_str(name: &str) -> Result<Self> {
-        [Self::None, Self::TopLeft, Self::BottomRight].into_iter().find(|causal| causal.name() == name).ok_or_else(
-            || Error::UnknownName {
+        [Self::None, Self::TopLeft, Self::BottomRight]
+            .into_iter()
+            .find(|causal| causal.name() == name)
+            .ok_or_else(|| Error::UnknownName {
                 what: "causal mask",
                 given: name.into(),
                 allowed: "none, top-left, bottom-right",
-            },
-        )
+            })
     }
 }
 
@@ -149,20 +150,14 @@ impl Visibility {
         }
         let first = self.keys(rows.start, key_length);
         let last = self.keys(rows.end - 1, key_length);
-        // An empty interval has an arbitrary start; the union with it is the other one.
-        match (first.is_empty(), last.is_empty()) {
-            (false, false) => first.start..last.end,
-            _ => {
-                let mut union = 0..0;
-                for row in rows {
-                    let keys = self.keys(row, key_length);
-                    if !keys.is_empty() {
-                        union = if union.is_empty() { keys } else { union.start..keys.end };
-                    }
-                }
-                union
-            }
+        if !first.is_empty() && !last.is_empty() {
+            return first.start..last.end;
         }
+        // An empty interval has an arbitrary start; the union with it is the other one.
+        rows.map(|row| self.keys(row, key_length))
+            .filter(|keys| !keys.is_empty())
+            .reduce(|union, keys| union.start..keys.end)
+            .unwrap_or(0..0)
     }
 
     /// The queries that may see at least one of `keys`.
@@ -173,8 +168,7 @@ impl Visibility {
         }
         // j ≤ i + origin + ahead and j ≥ i + origin - back, for the nearest key on either side.
         let start = self.ahead.map_or(0, |ahead| keys.start as i64 - self.origin - ahead).clamp(0, self.t);
-        let end =
-            self.back.map_or(self.t, |back| keys.end as i64 - self.origin + back).clamp(start, self.t);
+        let end = self.back.map_or(self.t, |back| keys.end as i64 - self.origin + back).clamp(start, self.t);
         start as usize..end as usize
     }
 }

@@ -6,8 +6,8 @@
 //! `workspace_bytes` and one `…_kernel` for each rule that it supports, and need validate nothing.
 
 use crate::{
-    Checks, Cotangent, Directions, Element, Error, Inputs, Layout, Primal, Problem, Qkv, Refusal, Result, Rule,
-    Saved, SecondOrder, Storage, Support, Tangent, admit,
+    Checks, Cotangent, Directions, Element, Error, Inputs, Layout, Primal, Problem, Qkv, Refusal, Result,
+    Rule, Saved, SecondOrder, Storage, Support, Tangent, admit,
 };
 
 /// Saved tensors, read.
@@ -36,7 +36,8 @@ pub trait Attention<E: Element> {
     /// The memory of this backend.
     fn storage(&self) -> &Self::Storage;
 
-    /// What the backend vouches for. A call does exactly what this says.
+    /// What the backend vouches for. A call does exactly what this says. The second order starts from
+    /// what the JVP made, so a backend that supports it supports the JVP too.
     fn support(&self, problem: &Problem, rule: Rule) -> Support;
 
     /// Scratch that the rule's `_into` twin needs.
@@ -118,7 +119,12 @@ pub trait Attention<E: Element> {
     ) -> Result<()> {
         self.open(problem, Rule::Forward, inputs, workspace)?;
         admit::saved_out::<Self::Storage, E>(SAVED, problem, &saved.0)?;
-        self.forward_kernel(problem, inputs, saved.as_mut().map(reborrow_saved::<Self::Storage, E>), workspace)?;
+        self.forward_kernel(
+            problem,
+            inputs,
+            saved.as_mut().map(reborrow_saved::<Self::Storage, E>),
+            workspace,
+        )?;
         self.check_saved(SAVED, &saved.0)
     }
 
@@ -156,7 +162,7 @@ pub trait Attention<E: Element> {
         admit::saved::<Self::Storage, E>(SAVED, problem, &saved.0)?;
         admit::directions::<Self::Storage, E>(problem, &directions.0)?;
         admit::saved_out::<Self::Storage, E>(SAVED_TANGENT, problem, &saved_tangent.0)?;
-        self.check_directions(&directions.0)?;
+        self.check_directions(inputs.0, &directions.0)?;
         let lent = saved_tangent.as_mut().map(reborrow_saved::<Self::Storage, E>);
         self.jvp_kernel(problem, inputs, saved, directions, lent, workspace)?;
         self.check_saved(SAVED_TANGENT, &saved_tangent.0)
@@ -188,7 +194,7 @@ pub trait Attention<E: Element> {
         if let Some(first) = &outputs.first {
             admit::gradients_out::<Self::Storage, E>(GRADIENTS, problem, &first.0)?;
         }
-        self.check_directions(&directions.0)?;
+        self.check_directions(inputs.0, &directions.0)?;
         self.check_input("dout", Some(cotangent.0))?;
         self.check_input("dout_tangent", cotangent_tangent.map(|tangent| tangent.0.0))?;
         let lent = SecondOrder {
@@ -225,7 +231,12 @@ pub trait Attention<E: Element> {
         self.require(problem, Rule::Forward)?;
         let mut saved = self.allocate_saved(problem)?;
         let mut workspace = self.storage().workspace(self.workspace_bytes(problem, Rule::Forward))?;
-        self.forward_into(problem, inputs, Primal(saved_mut::<Self::Storage, E>(&mut saved)), &mut workspace)?;
+        self.forward_into(
+            problem,
+            inputs,
+            Primal(saved_mut::<Self::Storage, E>(&mut saved)),
+            &mut workspace,
+        )?;
         Ok(Primal(saved))
     }
 
@@ -369,11 +380,12 @@ pub trait Attention<E: Element> {
     #[doc(hidden)]
     fn check_directions(
         &self,
+        inputs: &Inputs<'_, Self::Storage, E>,
         directions: &Directions<<Self::Storage as Storage>::View<'_, E>>,
     ) -> Result<()> {
         self.check_input("q_tangent", directions.q)?;
-        self.check_input("k_tangent", directions.k)?;
-        self.check_input("v_tangent", directions.v)?;
+        self.check("k_tangent", directions.k, inputs.key_lengths, false, false)?;
+        self.check("v_tangent", directions.v, inputs.key_lengths, false, false)?;
         self.check_input("bias_tangent", directions.bias)
     }
 

@@ -365,7 +365,8 @@ impl ProblemBuilder {
             Some((p, seed)) => Some(Dropout::new(p, seed)?).filter(|dropout| dropout.p() > 0.0),
         };
         if dropout.is_some() {
-            for (name, given) in [("B", shape.batch), ("Hq", shape.heads_q), ("T", shape.t), ("M / 4", shape.m / 4)]
+            for (name, given) in
+                [("B", shape.batch), ("Hq", shape.heads_q), ("T", shape.t), ("M / 4", shape.m / 4)]
             {
                 if u32::try_from(given).is_err() {
                     return Err(Error::DropoutIndex { name, given });
@@ -418,8 +419,14 @@ mod tests {
         assert!(matches!(refused(builder().scale(f64::NAN)), Error::NonFiniteScale { .. }));
         assert!(matches!(refused(builder().scale(f64::INFINITY)), Error::NonFiniteScale { .. }));
         assert!(matches!(refused(builder().dropout(1.0, 0)), Error::DropoutProbability { .. }));
-        assert!(matches!(refused(builder().bias([2, 3, 1, 1])), Error::NotBroadcastable { name: "bias", .. }));
-        assert!(matches!(refused(builder().mask([1, 1, 8, 7])), Error::NotBroadcastable { name: "mask", .. }));
+        assert!(matches!(
+            refused(builder().bias([2, 3, 1, 1])),
+            Error::NotBroadcastable { name: "bias", .. }
+        ));
+        assert!(matches!(
+            refused(builder().mask([1, 1, 8, 7])),
+            Error::NotBroadcastable { name: "mask", .. }
+        ));
         assert!(matches!(refused(builder().lengths(usize::MAX, 6)), Error::TooLarge { name: "q", .. }));
         assert!(matches!(refused(builder().batch(0).lengths(usize::MAX, 6)), Error::TooLarge { .. }));
         assert!(matches!(
@@ -430,7 +437,8 @@ mod tests {
 
     #[test]
     fn contradicting_tensor_shapes_are_refused_by_name() {
-        let error = Problem::for_qkv(DType::F32, [2, 4, 8, 16], [2, 2, 6, 16], [2, 2, 5, 4]).build().unwrap_err();
+        let error =
+            Problem::for_qkv(DType::F32, [2, 4, 8, 16], [2, 2, 6, 16], [2, 2, 5, 4]).build().unwrap_err();
         assert!(matches!(error, Error::Inconsistent { name: "length M of v", given: 5, expected: 6 }));
         assert!(Problem::for_qkv(DType::F32, [2, 4, 8, 16], [2, 2, 6, 16], [2, 2, 6, 4]).build().is_ok());
     }

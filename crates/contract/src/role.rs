@@ -4,10 +4,43 @@
 //! pushed forward by a JVP, a cotangent is pulled back by a backward. Mixing them up yields numbers
 //! that look right. So each carries its role as a type, and the compiler refuses the mix:
 //!
-//! ```compile_fail
-//! use theria_contract::{Cotangent, Tangent};
-//! fn push_forward(direction: Tangent<f64>) -> f64 { direction.0 }
-//! push_forward(Cotangent(1.0)); // expected `Tangent<f64>`, found `Cotangent<f64>`
+//! ```
+//! use theria_contract::{Attention, Directions, Host, Inputs, Primal, Problem, Result, SavedTensor, Tangent, TensorView};
+//!
+//! fn push<A: Attention<f64, Storage = Host>>(
+//!     attention: &A, problem: &Problem, inputs: Primal<&Inputs<'_, Host, f64>>,
+//!     saved: Primal<&SavedTensor<Host, f64>>, direction: TensorView<'_, f64>,
+//! ) -> Result<Tangent<SavedTensor<Host, f64>>> {
+//!     let direction = Directions { q: Some(direction), ..Directions::default() };
+//!     attention.jvp(problem, inputs, saved, Tangent(direction))
+//! }
+//! ```
+//!
+//! The same with a cotangent in the place of the tangent is another program, and not a legal one:
+//!
+//! ```compile_fail,E0308
+//! use theria_contract::{Attention, Cotangent, Directions, Host, Inputs, Primal, Problem, Result, SavedTensor, Tangent, TensorView};
+//!
+//! fn push<A: Attention<f64, Storage = Host>>(
+//!     attention: &A, problem: &Problem, inputs: Primal<&Inputs<'_, Host, f64>>,
+//!     saved: Primal<&SavedTensor<Host, f64>>, direction: TensorView<'_, f64>,
+//! ) -> Result<Tangent<SavedTensor<Host, f64>>> {
+//!     let direction = Directions { q: Some(direction), ..Directions::default() };
+//!     attention.jvp(problem, inputs, saved, Cotangent(direction))
+//! }
+//! ```
+//!
+//! Nor does the result of a JVP pass for a cotangent, where a backward wants one:
+//!
+//! ```compile_fail,E0308
+//! use theria_contract::{Attention, Cotangent, Host, Inputs, Primal, Problem, Qkv, Result, SavedTensor, Tangent, Tensor};
+//!
+//! fn pull<A: Attention<f64, Storage = Host>>(
+//!     attention: &A, problem: &Problem, inputs: Primal<&Inputs<'_, Host, f64>>,
+//!     saved: Primal<&SavedTensor<Host, f64>>, pushed: &Tangent<SavedTensor<Host, f64>>,
+//! ) -> Result<Cotangent<Qkv<Tensor<f64>>>> {
+//!     attention.backward(problem, inputs, saved, pushed.as_ref().map(|saved| saved.output.view()))
+//! }
 //! ```
 //!
 //! Roles compose: `Tangent<Cotangent<T>>` is the tangent of a cotangent, which is what the

@@ -131,7 +131,7 @@ impl Storage for Host {
         allow_neg_infinity: bool,
     ) -> Result<usize> {
         let [batch, heads, rows, _] = view.shape();
-        let odd = |x: &&E| !x.is_finite() && !(allow_neg_infinity && x.to_f64() == f64::NEG_INFINITY);
+        let odd = |x: &&E| !x.is_finite() && (!allow_neg_infinity || x.to_f64() != f64::NEG_INFINITY);
         let mut count = 0;
         for b in 0..batch {
             let limit = row_limits.map_or(rows, |limits| rows.min(limits.at([0, 0, 0, b]).max(0) as usize));

@@ -74,7 +74,8 @@ impl<'a, T: Copy> TensorView<'a, T> {
                 }
             }
         }
-        Tensor { data, layout: Layout::contiguous(shape).expect("no larger than the view") }
+        let layout = Layout::contiguous(shape).unwrap_or_else(|_| unreachable!("no larger than the view"));
+        Tensor { data, layout }
     }
 }
 
@@ -180,7 +181,12 @@ impl<'a, T: Copy> TensorViewMut<'a, T> {
 fn fits(layout: Layout, available: usize) -> Result<()> {
     let needed = layout.span();
     if needed > available {
-        return Err(Error::OutOfBounds { shape: layout.shape(), strides: layout.strides(), needed, available });
+        return Err(Error::OutOfBounds {
+            shape: layout.shape(),
+            strides: layout.strides(),
+            needed,
+            available,
+        });
     }
     Ok(())
 }

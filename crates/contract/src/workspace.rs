@@ -58,6 +58,7 @@ impl<'a> Arena<'a> {
     }
 
     /// The next `bytes` bytes as an arena of their own, for one thread.
+    #[must_use]
     pub fn split(&mut self, bytes: usize) -> Arena<'a> {
         Arena { free: self.take::<u8>(bytes.next_multiple_of(ALIGNMENT)) }
     }

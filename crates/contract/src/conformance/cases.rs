@@ -17,10 +17,20 @@ fn case(name: &'static str, sizes: Sizes, describe: impl FnOnce(ProblemBuilder) 
 
 /// Every feature alone, the features together, and the edges.
 pub fn standard_cases() -> Vec<Case> {
-    [sizes(), causal_masks(), windows(), masks_and_lengths(), biases(), dropouts(), magnitudes(), memory(), together()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        sizes(),
+        causal_masks(),
+        windows(),
+        masks_and_lengths(),
+        biases(),
+        dropouts(),
+        magnitudes(),
+        memory(),
+        together(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn sizes() -> Vec<Case> {
@@ -144,7 +154,10 @@ fn magnitudes() -> Vec<Case> {
         case("negative scale", [1, 2, 2, 20, 30, 16, 16], |b| b.scale(-0.3)),
         case("scale of zero", [1, 2, 2, 20, 30, 16, 16], |b| b.scale(0.0)),
         with(case("large scores", [1, 2, 2, 40, 150, 16, 16], |b| b.scale(0.5)), Amplitude::Grid),
-        with(case("large scores, negative scale", [1, 1, 1, 40, 150, 16, 16], |b| b.scale(-0.25)), Amplitude::Grid),
+        with(
+            case("large scores, negative scale", [1, 1, 1, 40, 150, 16, 16], |b| b.scale(-0.25)),
+            Amplitude::Grid,
+        ),
         with(case("nearly uniform probabilities", [1, 2, 2, 40, 150, 16, 16], |b| b), Amplitude::Tiny),
     ]
 }
@@ -152,10 +165,7 @@ fn magnitudes() -> Vec<Case> {
 fn memory() -> Vec<Case> {
     let features = |b: ProblemBuilder| b.causal(Causal::TopLeft).bias([2, 1, 30, 40]).mask([1, 4, 30, 40]);
     vec![
-        Case {
-            memory: Memory::HeadsInside,
-            ..case("heads inside rows", [2, 4, 2, 30, 40, 16, 8], features)
-        },
+        Case { memory: Memory::HeadsInside, ..case("heads inside rows", [2, 4, 2, 30, 40, 16, 8], features) },
         Case { memory: Memory::Padded, ..case("padded memory", [2, 4, 2, 30, 40, 16, 8], features) },
         Case {
             memory: Memory::HeadsInside,

@@ -6,8 +6,8 @@
 use std::cell::Cell;
 
 use crate::{
-    Attention, Causal, Cotangent, Element, Host, Inputs, Primal, Problem, Qkv, Result, Rule, SavedView,
-    SavedViewMut, Support, Tensor, TensorView, TensorViewMut, Workspace, Refusal,
+    Attention, Causal, Cotangent, Element, Host, Inputs, Primal, Problem, Qkv, Refusal, Result, Rule,
+    SavedView, SavedViewMut, Support, Tensor, TensorView, TensorViewMut, Workspace,
 };
 
 /// A mistake.
@@ -97,11 +97,14 @@ impl<B> Faulty<B> {
                 window.left = window.left.map(|left| left + 1);
                 builder.window(window)
             }
-            (Fault::WrongDropoutSeed, _, Some(dropout)) => builder.dropout(dropout.p(), dropout.seed() ^ 1 << 40),
+            (Fault::WrongDropoutSeed, _, Some(dropout)) => {
+                builder.dropout(dropout.p(), dropout.seed() ^ 1 << 40)
+            }
             (Fault::ScaleMadePositive, ..) => builder.scale(problem.scale().abs()),
             _ => builder,
         };
-        let builder = if self.fault == Fault::LengthsIgnored { builder.without_key_lengths() } else { builder };
+        let builder =
+            if self.fault == Fault::LengthsIgnored { builder.without_key_lengths() } else { builder };
         let builder = if self.fault == Fault::BiasIgnored { builder.without_bias() } else { builder };
         let builder = if self.fault == Fault::MaskIgnored { builder.without_mask() } else { builder };
         builder.build().expect("a valid problem with one thing changed")

@@ -180,9 +180,9 @@ fn variate(words: [u32; 4]) -> f64 {
 fn poison_beyond<E: Element>(operand: &mut Tensor<E>, lengths: &[i32]) {
     let [batch, heads, keys, _] = operand.shape();
     let mut view = operand.view_mut();
-    for b in 0..batch {
+    for (b, length) in lengths.iter().enumerate().take(batch) {
         for h in 0..heads {
-            for j in lengths[b] as usize..keys {
+            for j in *length as usize..keys {
                 view.row_mut(b, h, j).fill(E::from_f64(f64::NAN));
             }
         }
@@ -191,5 +191,6 @@ fn poison_beyond<E: Element>(operand: &mut Tensor<E>, lengths: &[i32]) {
 
 /// FNV-1a: a stream of its own for every case name.
 fn name_hash(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    name.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -2,7 +2,7 @@
 //!
 //! A backend runs it by naming itself and an oracle in binary64:
 //!
-//! ```ignore
+//! ```text
 //! let report = conformance::Suite::standard().run::<f32, _, _>(&MyBackend::new(), &Dense::new());
 //! report.assert_passed();
 //! ```

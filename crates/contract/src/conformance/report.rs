@@ -54,7 +54,14 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let output = self.output.map_or("", Output::name);
         write!(f, "{} {} {} '{}' {output}: ", self.backend, self.dtype, self.rule, self.case)?;
-        write!(f, "{} (error {:.2e}, bound {:.0e}) {}", self.verdict.name(), self.error, self.bound, self.reason)
+        write!(
+            f,
+            "{} (error {:.2e}, bound {:.0e}) {}",
+            self.verdict.name(),
+            self.error,
+            self.bound,
+            self.reason
+        )
     }
 }
 
@@ -94,7 +101,13 @@ impl Report {
     /// If a row failed, or none passed.
     pub fn assert_passed(&self) {
         let failed: Vec<String> = self.with(Verdict::Failed).map(ToString::to_string).collect();
-        assert!(failed.is_empty(), "{} of {} rows failed:\n{}", failed.len(), self.outcomes.len(), failed.join("\n"));
+        assert!(
+            failed.is_empty(),
+            "{} of {} rows failed:\n{}",
+            failed.len(),
+            self.outcomes.len(),
+            failed.join("\n")
+        );
         assert!(self.count(Verdict::Passed) > 0, "the suite judged nothing");
     }
 }

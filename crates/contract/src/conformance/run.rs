@@ -4,8 +4,8 @@ use super::data::layout;
 use super::{Case, CaseData, Memory, Outcome, Report, Verdict, standard_cases};
 use crate::judge::{self, Comparison, Magnitudes, Output, compare};
 use crate::{
-    Attention, Cotangent, Directions, Element, Error, Host, Inputs, Precision, Primal, Problem, Qkv, Result, Rule,
-    Saved, Scalar, SecondOrder, Storage, Support, Tangent, Tensor, bound,
+    Attention, Cotangent, Directions, Element, Error, Host, Inputs, Precision, Primal, Problem, Qkv, Result,
+    Rule, Saved, Scalar, SecondOrder, Storage, Support, Tangent, Tensor, bound,
 };
 
 /// A list of cases, and the precision in which outputs are judged.
@@ -125,7 +125,13 @@ impl Suite {
                     continue;
                 }
                 (Ok(_), Support::FrozenStats) => {
-                    report.outcomes.push(outcome(rule, None, 0.0, Verdict::Refused, "frozen statistics".into()));
+                    report.outcomes.push(outcome(
+                        rule,
+                        None,
+                        0.0,
+                        Verdict::Refused,
+                        "frozen statistics".into(),
+                    ));
                     continue;
                 }
                 (Ok(outputs), Support::Exact) => outputs,
@@ -314,6 +320,8 @@ fn gradient_outputs<E: Element, B: Attention<E>>(
         .into_iter()
         .zip(tensors)
         .filter_map(|(name, tensor)| Some((name, tensor?)))
-        .map(|(name, tensor)| Ok((name, Wide::Element(backend.storage().download(B::Storage::view(tensor))?))))
+        .map(|(name, tensor)| {
+            Ok((name, Wide::Element(backend.storage().download(B::Storage::view(tensor))?)))
+        })
         .collect()
 }

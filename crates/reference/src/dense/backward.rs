@@ -2,7 +2,8 @@
 
 use faer::{Mat, MatRef, Scale};
 use theria_contract::{
-    Cotangent, Element, Host, Inputs, Primal, Problem, Qkv, Result, SavedView, Tensor, TensorView, TensorViewMut,
+    Cotangent, Element, Host, Inputs, Primal, Problem, Qkv, Result, SavedView, Tensor, TensorView,
+    TensorViewMut,
 };
 
 use super::head::{self, dropout_weights, hadamard, matrix, probabilities, scores};

@@ -41,8 +41,12 @@ where
 }
 
 /// Rounds a matrix into one head of a tensor, and writes zero to the rows beyond it.
-pub fn write<E: Element>(mut view: TensorViewMut<'_, E>, batch: usize, head: usize, matrix: MatRef<'_, E::Acc>)
-where
+pub fn write<E: Element>(
+    mut view: TensorViewMut<'_, E>,
+    batch: usize,
+    head: usize,
+    matrix: MatRef<'_, E::Acc>,
+) where
     E::Acc: Real,
 {
     let [_, _, rows, columns] = view.shape();
@@ -93,7 +97,9 @@ pub fn probabilities<A: Real>(scores: MatRef<'_, A>, lse: impl Fn(usize) -> A) -
     for i in 0..p.nrows() {
         let sum: A = (0..p.ncols()).map(|j| p[(i, j)]).sum();
         if sum != A::default() {
-            (0..p.ncols()).for_each(|j| p[(i, j)] = p[(i, j)] / sum);
+            for j in 0..p.ncols() {
+                p[(i, j)] /= sum;
+            }
         }
     }
     p

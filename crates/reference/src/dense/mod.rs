@@ -19,8 +19,8 @@ mod forward;
 pub mod head;
 
 use theria_contract::{
-    Attention, Checks, Cotangent, Element, Host, Inputs, Primal, Problem, Qkv, Refusal, Result, Rule, SavedView,
-    SavedViewMut, Support, TensorView, TensorViewMut, Workspace,
+    Attention, Checks, Cotangent, Element, Host, Inputs, Primal, Problem, Qkv, Refusal, Result, Rule,
+    SavedView, SavedViewMut, Support, TensorView, TensorViewMut, Workspace,
 };
 
 use crate::Real;

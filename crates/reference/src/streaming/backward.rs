@@ -74,7 +74,11 @@ pub(super) fn run<E: Operand>(
         let mut ranges: Vec<RowRange<'_, E::Acc>> = Vec::with_capacity(group * t.div_ceil(range_len));
         for (i, dq) in dq.chunks_mut(t * d).enumerate() {
             let pieces = dq.chunks_mut(range_len * d).enumerate();
-            ranges.extend(pieces.map(|(j, dq)| RowRange { head: head_kv * group + i, start: j * range_len, dq }));
+            ranges.extend(pieces.map(|(j, dq)| RowRange {
+                head: head_kv * group + i,
+                start: j * range_len,
+                dq,
+            }));
         }
         let pieces = dk.chunks_mut(segment_len * d).zip(dv.chunks_mut(segment_len * shape.dv)).enumerate();
         let mut segments: Vec<Segment<'_, E::Acc>> =

@@ -7,13 +7,12 @@
 use std::ops::Range;
 
 use rayon::prelude::*;
-use theria_contract::Element;
 
-use super::Operand;
 use super::cotangent_tile::{TileMaker, Weights, steps};
 use super::slots::Slots;
 use super::softmax::RowStatistics;
 use super::tile::blocks;
+use super::{Operand, Vector};
 
 /// Overwrites `dbias`, packed, of shape `bias`.
 pub(super) fn run<E: Operand>(
@@ -89,24 +88,18 @@ impl Piece {
     }
 
     /// Adds a row of dS to where it belongs.
-    fn add_row<A: Element + std::ops::Add<Output = A> + std::iter::Sum>(
-        &self,
-        row: usize,
-        keys: Range<usize>,
-        ds: &[A],
-        dbias: &mut [A],
-    ) {
+    fn add_row<A: Vector>(&self, row: usize, keys: Range<usize>, ds: &[A], dbias: &mut [A]) {
         let [_, _, rows, columns] = self.bias;
         let row = if rows == 1 { 0 } else { row - self.queries.start };
         if columns == 1 {
             let sum: A = ds.iter().copied().sum();
-            dbias[row] = dbias[row] + sum;
+            dbias[row] += sum;
             return;
         }
         // A piece of broadcast rows starts at its own first key; a row of its own starts at key 0.
         let first = if rows == 1 { keys.start - self.keys.start } else { row * columns + keys.start };
         for (sum, ds) in dbias[first..first + keys.len()].iter_mut().zip(ds) {
-            *sum = *sum + *ds;
+            *sum += *ds;
         }
     }
 }

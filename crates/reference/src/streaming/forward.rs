@@ -131,7 +131,13 @@ impl<E: Operand> Task<'_, E> {
                 arch.dispatch(ScaleRows { rows: sums, stride: out_stride, factor: correction });
             }
             let accum = if first { Accum::Replace } else { Accum::Add };
-            product(matrix_mut(sums, n, shape.dv, out_stride), accum, matrix(scores, n, columns, stride), v, one);
+            product(
+                matrix_mut(sums, n, shape.dv, out_stride),
+                accum,
+                matrix(scores, n, columns, stride),
+                v,
+                one,
+            );
             first = false;
         }
         if first {
@@ -143,6 +149,12 @@ impl<E: Operand> Task<'_, E> {
             *factor = if empty { zero } else { one / *sum };
             *lse = if empty { unseen } else { *max + Real::ln(*sum) };
         }
-        arch.dispatch(WriteRows { out, rows: sums, columns: shape.dv, stride: out_stride, factor: correction });
+        arch.dispatch(WriteRows {
+            out,
+            rows: sums,
+            columns: shape.dv,
+            stride: out_stride,
+            factor: correction,
+        });
     }
 }

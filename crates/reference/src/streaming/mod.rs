@@ -11,6 +11,10 @@
 //! bf16 operands are widened once, and results that are not packed f32 or f64 are computed in packed
 //! scratch first; both are of the size of the operands.
 
+// Vector code must melt into the function that pulp compiles for an instruction set; otherwise every
+// operation is a call that passes registers through memory.
+#![allow(clippy::inline_always)]
+
 mod backward;
 mod bias;
 mod cotangent_tile;

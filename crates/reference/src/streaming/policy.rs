@@ -65,7 +65,8 @@ where
         }
         // Both ends of a row's interval move forward with the row.
         let length = self.key_lengths[batch];
-        let (first, last) = (self.visibility.keys(rows.start, length), self.visibility.keys(rows.end - 1, length));
+        let (first, last) =
+            (self.visibility.keys(rows.start, length), self.visibility.keys(rows.end - 1, length));
         if last.start <= keys.start && keys.end <= first.end { Tile::Plain } else { Tile::Edited }
     }
 
@@ -92,11 +93,13 @@ where
                     match broadcast_row(bias, [batch, head, i]) {
                         [one] => {
                             let bias = one.to_acc();
-                            row.iter_mut().for_each(|s| *s = *s + bias);
+                            for s in row.iter_mut() {
+                                *s += bias;
+                            }
                         }
                         bias => {
                             for (s, bias) in row.iter_mut().zip(&bias[keys.clone()]) {
-                                *s = *s + bias.to_acc();
+                                *s += bias.to_acc();
                             }
                         }
                     }

@@ -85,14 +85,14 @@ pub(super) fn from_tiles<E: Operand>(
                     let Some(made) = made else { continue };
                     let rows = made.weights.chunks(made.stride).zip(made.ds.chunks(made.stride));
                     for ((p, p_dp), (sum, dot)) in rows.zip(factor.iter_mut().zip(delta.iter_mut())) {
-                        *sum = *sum + maker.arch.dispatch(Sum(&p[..columns]));
-                        *dot = *dot + maker.arch.dispatch(Sum(&p_dp[..columns]));
+                        *sum += maker.arch.dispatch(Sum(&p[..columns]));
+                        *dot += maker.arch.dispatch(Sum(&p_dp[..columns]));
                     }
                 }
                 for (factor, delta) in factor.iter_mut().zip(delta) {
                     // A row that sees nothing has no probabilities to scale.
                     *factor = if *factor == zero { one } else { one / *factor };
-                    *delta = *delta * *factor;
+                    *delta *= *factor;
                 }
             });
         });

@@ -29,7 +29,7 @@ impl<A: Vector> WithSimd for OnlineSoftmax<'_, A> {
         let OnlineSoftmax { scores, stride, columns, max, sum, correction } = self;
         let unseen = A::from_f64(f64::NEG_INFINITY);
         let width = columns.next_multiple_of(A::lanes::<S>());
-        let log2_e = A::splat(simd, A::LOG2_E);
+        let log2_e = A::splat::<S>(simd, A::LOG2_E);
         for (((row, max), sum), correction) in scores.chunks_mut(stride).zip(max).zip(sum).zip(correction) {
             let row = &mut row[..width];
             row[columns..].fill(unseen);
@@ -43,25 +43,37 @@ impl<A: Vector> WithSimd for OnlineSoftmax<'_, A> {
             }
             // A row that has seen nothing keeps m = -inf; its scores are all -inf, and exp(-inf - 0) is 0
             // where exp(-inf + inf) would be NaN.
-            let origin = A::splat(simd, if *max == unseen { A::default() } else { *max });
-            let exp = |x| A::exp2(simd, A::v_mul(simd, A::v_sub(simd, x, origin), log2_e));
+            let origin = A::splat::<S>(simd, if *max == unseen { A::default() } else { *max });
 
             let mut total = [A::splat(simd, A::default()); 4];
             let (quads, rest) = row.as_chunks_mut::<4>();
             for quad in quads {
                 for (x, total) in quad.iter_mut().zip(&mut total) {
-                    *x = exp(*x);
+                    *x = exp_from::<A, S>(simd, *x, origin, log2_e);
                     *total = A::v_add(simd, *total, *x);
                 }
             }
             for x in rest {
-                *x = exp(*x);
+                *x = exp_from::<A, S>(simd, *x, origin, log2_e);
                 total[0] = A::v_add(simd, total[0], *x);
             }
-            let total = A::v_add(simd, A::v_add(simd, total[0], total[1]), A::v_add(simd, total[2], total[3]));
+            let total =
+                A::v_add(simd, A::v_add(simd, total[0], total[1]), A::v_add(simd, total[2], total[3]));
             *sum = *sum * *correction + A::reduce_sum(simd, total);
         }
     }
+}
+
+/// exp(x - origin). A function and not a closure: a closure cannot be told to inline, and outside of
+/// the function that pulp compiled for the instruction set every vector operation becomes a call.
+#[inline(always)]
+fn exp_from<A: Vector, S: Simd>(
+    simd: S,
+    x: A::Lanes<S>,
+    origin: A::Lanes<S>,
+    log2_e: A::Lanes<S>,
+) -> A::Lanes<S> {
+    A::exp2::<S>(simd, A::v_mul(simd, A::v_sub(simd, x, origin), log2_e))
 }
 
 #[inline(always)]
@@ -101,7 +113,7 @@ impl<A: Vector> WithSimd for ScaleRows<'_, A> {
                     *x = A::v_mul(simd, *x, wide);
                 }
                 for x in tail {
-                    *x = *x * factor;
+                    *x *= factor;
                 }
             }
         }
@@ -175,7 +187,7 @@ impl<A: Vector> WithSimd for ScoreCotangent<'_, A> {
         let ScoreCotangent { scores, cotangent, stride, columns, rows } = self;
         let unseen = A::from_f64(f64::NEG_INFINITY);
         let width = columns.next_multiple_of(A::lanes::<S>());
-        let log2_e = A::splat(simd, A::LOG2_E);
+        let log2_e = A::splat::<S>(simd, A::LOG2_E);
         let tiles = scores.chunks_mut(stride).zip(cotangent.chunks_mut(stride));
         let statistics = rows.lse.iter().zip(rows.factor).zip(rows.delta);
         for ((p, ds), ((&lse, &factor), &delta)) in tiles.zip(statistics) {
@@ -183,11 +195,10 @@ impl<A: Vector> WithSimd for ScoreCotangent<'_, A> {
             let p = A::split_mut::<S>(&mut p[..width]).0;
             let ds = A::split_mut::<S>(&mut ds[..width]).0;
             // A row that sees nothing: S is -inf throughout, and any finite origin gives P = 0.
-            let origin = A::splat(simd, if lse == unseen { A::default() } else { lse });
+            let origin = A::splat::<S>(simd, if lse == unseen { A::default() } else { lse });
             let (factor, delta) = (A::splat(simd, factor), A::splat(simd, delta));
             for (p, ds) in p.iter_mut().zip(ds) {
-                let exp = A::exp2(simd, A::v_mul(simd, A::v_sub(simd, *p, origin), log2_e));
-                *p = A::v_mul(simd, exp, factor);
+                *p = A::v_mul(simd, exp_from::<A, S>(simd, *p, origin, log2_e), factor);
                 *ds = A::v_mul(simd, *p, A::v_sub(simd, *ds, delta));
             }
         }
@@ -214,7 +225,7 @@ impl<A: Vector> WithSimd for MultiplyRows<'_, A> {
                 *a = A::v_mul(simd, *a, *b);
             }
             for (a, b) in a_tail.iter_mut().zip(b_tail) {
-                *a = *a * *b;
+                *a *= *b;
             }
         }
     }

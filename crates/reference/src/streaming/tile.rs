@@ -40,7 +40,12 @@ pub(super) fn padded<A>(columns: usize) -> usize {
 }
 
 /// Some rows of one head of an operand, where they lie. Rows that overlap were copied apart before.
-pub(super) fn rows<A: Vector>(view: TensorView<'_, A>, batch: usize, head: usize, rows: Range<usize>) -> MatRef<'_, A> {
+pub(super) fn rows<A: Vector>(
+    view: TensorView<'_, A>,
+    batch: usize,
+    head: usize,
+    rows: Range<usize>,
+) -> MatRef<'_, A> {
     let columns = view.shape()[3];
     let stride = view.layout().strides()[2];
     if rows.is_empty() {
@@ -57,7 +62,12 @@ pub(super) fn matrix<A: Vector>(data: &[A], rows: usize, columns: usize, stride:
 }
 
 /// A row-major matrix to be written.
-pub(super) fn matrix_mut<A: Vector>(data: &mut [A], rows: usize, columns: usize, stride: usize) -> MatMut<'_, A> {
+pub(super) fn matrix_mut<A: Vector>(
+    data: &mut [A],
+    rows: usize,
+    columns: usize,
+    stride: usize,
+) -> MatMut<'_, A> {
     // `from_row_major_slice_with_stride_mut` of faer 0.24.4 returns a column-major view that reaches
     // beyond the slice; the transposed column-major constructor is right. A test watches over both.
     MatMut::from_column_major_slice_with_stride_mut(data, columns, rows, stride).transpose_mut()
@@ -65,6 +75,41 @@ pub(super) fn matrix_mut<A: Vector>(data: &mut [A], rows: usize, columns: usize,
 
 /// `dst = alpha · a · b`, or added to it. One thread: the parallelism is over tiles.
 #[inline]
-pub(super) fn product<A: Vector>(dst: MatMut<'_, A>, accum: Accum, a: MatRef<'_, A>, b: MatRef<'_, A>, alpha: A) {
+pub(super) fn product<A: Vector>(
+    dst: MatMut<'_, A>,
+    accum: Accum,
+    a: MatRef<'_, A>,
+    b: MatRef<'_, A>,
+    alpha: A,
+) {
     matmul(dst, accum, a, b, alpha, Par::Seq);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_major_matrix_to_be_written_is_row_major() {
+        let mut data = [0.0_f32; 12];
+        let mut matrix = matrix_mut(&mut data, 2, 3, 5);
+        for i in 0..2 {
+            for c in 0..3 {
+                matrix[(i, c)] = (10 * i + c) as f32;
+            }
+        }
+        assert_eq!(data, [0.0, 1.0, 2.0, 0.0, 0.0, 10.0, 11.0, 12.0, 0.0, 0.0, 0.0, 0.0]);
+        let read = super::matrix(&data, 2, 3, 5);
+        assert_eq!((read[(1, 0)], read[(0, 2)]), (10.0, 2.0));
+    }
+
+    #[test]
+    fn even_blocks_cover_a_length_without_a_short_rest() {
+        assert_eq!(even_block(197, 128), 99);
+        assert_eq!(even_block(256, 128), 128);
+        assert_eq!(even_block(1, 128), 1);
+        assert_eq!(even_block(0, 128), 1);
+        let covered: Vec<_> = blocks(3..200, even_block(197, 128)).collect();
+        assert_eq!(covered, [3..102, 102..200]);
+    }
 }

@@ -33,7 +33,8 @@ pub trait Vector: Real {
     /// a · b
     fn v_mul<S: Simd>(simd: S, a: Self::Lanes<S>, b: Self::Lanes<S>) -> Self::Lanes<S>;
     /// a · b + c, fused where the machine can.
-    fn v_mul_add<S: Simd>(simd: S, a: Self::Lanes<S>, b: Self::Lanes<S>, c: Self::Lanes<S>) -> Self::Lanes<S>;
+    fn v_mul_add<S: Simd>(simd: S, a: Self::Lanes<S>, b: Self::Lanes<S>, c: Self::Lanes<S>)
+    -> Self::Lanes<S>;
     /// The larger of the two; a NaN in `b` is kept.
     fn v_max<S: Simd>(simd: S, a: Self::Lanes<S>, b: Self::Lanes<S>) -> Self::Lanes<S>;
     /// The sum of the lanes.
@@ -101,10 +102,32 @@ macro_rules! vector {
 }
 
 vector!(
-    f32, f32s, as_simd_f32s, as_mut_simd_f32s, splat_f32s, add_f32s, sub_f32s, mul_f32s, mul_add_e_f32s, max_f32s,
-    reduce_sum_f32s, reduce_max_f32s, super::exp::exp2_f32s
+    f32,
+    f32s,
+    as_simd_f32s,
+    as_mut_simd_f32s,
+    splat_f32s,
+    add_f32s,
+    sub_f32s,
+    mul_f32s,
+    mul_add_e_f32s,
+    max_f32s,
+    reduce_sum_f32s,
+    reduce_max_f32s,
+    super::exp::exp2_f32s
 );
 vector!(
-    f64, f64s, as_simd_f64s, as_mut_simd_f64s, splat_f64s, add_f64s, sub_f64s, mul_f64s, mul_add_e_f64s, max_f64s,
-    reduce_sum_f64s, reduce_max_f64s, super::exp::exp2_f64s
+    f64,
+    f64s,
+    as_simd_f64s,
+    as_mut_simd_f64s,
+    splat_f64s,
+    add_f64s,
+    sub_f64s,
+    mul_f64s,
+    mul_add_e_f64s,
+    max_f64s,
+    reduce_sum_f64s,
+    reduce_max_f64s,
+    super::exp::exp2_f64s
 );
