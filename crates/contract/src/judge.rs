@@ -235,13 +235,15 @@ fn row_rms<E: Element>(row: &[E]) -> f64 {
 
 /// Half a unit in the last place of `value` in a storage type narrower than what computes it.
 fn half_ulp(dtype: DType, value: f64) -> f64 {
-    let (relative, smallest) = match dtype {
+    // Significant bits, and half the constant spacing below the smallest normal number.
+    let (bits, smallest) = match dtype {
         DType::F64 | DType::F32 => return 0.0,
-        // 11 and 8 significant bits; below the smallest normal number the spacing is constant.
-        DType::F16 => (2.0_f64.powi(-11), 2.0_f64.powi(-25)),
-        DType::Bf16 => (2.0_f64.powi(-8) / 2.0, 2.0_f64.powi(-134)),
+        DType::F16 => (11, 2.0_f64.powi(-25)),
+        DType::Bf16 => (8, 2.0_f64.powi(-134)),
     };
-    (value.abs() * relative).max(smallest)
+    // The exponent field of a binary64 is the power of two at or below a normal value.
+    let power = ((value.to_bits() >> 52) & 0x7ff) as i32 - 1023;
+    2.0_f64.powi(power - bits).max(smallest)
 }
 
 fn for_each_row(shape: [usize; 4], mut visit: impl FnMut(usize, usize, usize)) {
@@ -302,14 +304,24 @@ mod tests {
         assert!(error(5, 1.0) > 0.09, "a small row is held against the whole tensor");
     }
 
+    /// Correct rounding has error zero; the neighbours of the rounded value have not.
+    fn rounding_is_free_and_no_more<E: Element>(next: impl Fn(E) -> E) {
+        for value in [1.0, 1.003, 1.999, 1000.3, -3.1, 6.1e-5, 1e-7, 0.0] {
+            let reference = row(&[value, 1.0]);
+            let error = |x: E| {
+                let candidate = Tensor::from_vec(vec![x, E::from_f64(1.0)], [1, 1, 1, 2]).unwrap();
+                compare(candidate.view(), reference.view(), 0.0).error
+            };
+            assert_eq!(error(E::from_f64(value)), 0.0, "{value} in {}", E::DTYPE);
+            assert!(error(next(E::from_f64(value))) > 0.0, "the neighbour of {value} in {}", E::DTYPE);
+        }
+    }
+
     #[test]
     fn rounding_to_the_result_type_is_not_counted_but_anything_beyond_it_is() {
-        let reference = row(&[1.0, 1000.3, -3.0]);
-        let rounded: Tensor<half::f16> = reference.cast();
-        assert_eq!(compare(rounded.view(), reference.view(), 0.0).error, 0.0);
-        let next = half::f16::from_bits(rounded.data()[1].to_bits() + 1);
-        let off = Tensor::from_vec(vec![rounded.data()[0], next, rounded.data()[2]], [1, 1, 1, 3]).unwrap();
-        assert!(compare(off.view(), reference.view(), 0.0).error > 1e-4);
+        // Two steps away: the first may be as near as the rounded value itself.
+        rounding_is_free_and_no_more::<half::f16>(|x| half::f16::from_bits(x.to_bits() + 2));
+        rounding_is_free_and_no_more::<half::bf16>(|x| half::bf16::from_bits(x.to_bits() + 2));
     }
 
     #[test]

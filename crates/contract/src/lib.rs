@@ -63,7 +63,7 @@ pub use dropout::{Dropout, DropoutRow, philox4x32_10};
 pub use element::{DType, Element, Scalar};
 pub use error::{Error, Result};
 pub use layout::{Layout, broadcasts_to};
-pub use mask::{Causal, Visibility, Window};
+pub use mask::{Causal, Visibility, Window, any_visible};
 pub use operands::{Directions, Inputs, Qkv, Saved, SecondOrder};
 pub use operator::{Attention, SavedTensor, SavedView, SavedViewMut, saved_mut, saved_view};
 pub use problem::{Problem, ProblemBuilder, Shape};

@@ -8,7 +8,7 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-use crate::{Error, Problem, Result};
+use crate::{Element, Error, Problem, Result, TensorView};
 
 /// How queries and keys are ordered in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -171,6 +171,21 @@ impl Visibility {
         let end = self.back.map_or(self.t, |back| keys.end as i64 - self.origin + back).clamp(start, self.t);
         start as usize..end as usize
     }
+}
+
+/// Whether a query sees at least one of `keys`: the mask leaves one, and its bias is not `-inf`. A row
+/// of scores that are all `-inf` although it sees a key has overflowed, or had an infinite operand.
+pub fn any_visible<E: Element>(
+    keys: Range<usize>,
+    [batch, head, row]: [usize; 3],
+    mask: Option<TensorView<'_, u8>>,
+    bias: Option<TensorView<'_, E>>,
+) -> bool {
+    keys.into_iter().any(|key| {
+        let at = [batch, head, row, key];
+        mask.is_none_or(|mask| mask.at_broadcast(at) != 0)
+            && bias.is_none_or(|bias| bias.at_broadcast(at).to_f64() != f64::NEG_INFINITY)
+    })
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ pub fn judge(
     let precision = precision.unwrap_or(Precision::of(candidate.dtype()));
     let obstacle = |rule: Rule| -> Option<String> {
         if let Some(missing) = case.missing_for(rule) {
-            return Some(format!("the case has no {}", missing.0));
+            return Some(format!("the case lacks {}", missing.0));
         }
         match Backend::ORACLE.support(problem, rule) {
             Support::Exact => None,

@@ -92,6 +92,29 @@ fn an_infinite_score_gives_nan_not_a_plausible_number() {
 }
 
 #[test]
+fn a_row_whose_scores_all_overflow_is_not_taken_for_one_that_sees_nothing() {
+    on_both(|run| {
+        let q = Tensor::from_vec(vec![1e30, 1.0], [1, 1, 2, 1]).unwrap();
+        let k = Tensor::from_vec(vec![-1e30; 3], [1, 1, 3, 1]).unwrap();
+        let v = ramp([1, 1, 3, 1], 0.5);
+        let problem = Problem::builder(DType::F32).lengths(2, 3).head_dims(1, 1);
+        let overflowing = problem.build().unwrap();
+        let (saved, gradients) = run(&overflowing, &Inputs::new(q.view(), k.view(), v.view()));
+        assert!(saved.output.data()[0].is_nan() && saved.lse.data()[0].is_nan());
+        assert!(gradients.q.data()[0].is_nan());
+        // Its neighbour is well, and so is the same row when its keys are hidden.
+        assert!(saved.output.data()[1].is_finite());
+        let bias = Tensor::from_vec(vec![f32::NEG_INFINITY; 3], [1, 1, 1, 3]).unwrap();
+        let hidden = overflowing.to_builder().bias([1, 1, 1, 3]).build().unwrap();
+        let inputs = Inputs { bias: Some(bias.view()), ..Inputs::new(q.view(), k.view(), v.view()) };
+        let (saved, gradients) = run(&hidden, &inputs);
+        assert_eq!(saved.output.data(), [0.0, 0.0]);
+        assert_eq!(saved.lse.data(), [f32::NEG_INFINITY; 2]);
+        assert_eq!(gradients.q.data(), [0.0, 0.0]);
+    });
+}
+
+#[test]
 fn checks_turn_overflow_and_bad_inputs_into_errors() {
     let problem = problem(2, 3);
     let (q, k, v) = (ramp([1, 1, 2, 4], 1e30), ramp([1, 1, 3, 4], 1e30), ramp([1, 1, 3, 4], 0.1));

@@ -11,7 +11,7 @@ use theria_contract::DType;
 #[non_exhaustive]
 pub enum CaseError {
     /// A file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -25,7 +25,7 @@ pub enum CaseError {
         path: PathBuf,
     },
     /// A file cannot be written.
-    #[error("cannot write {}: {source}; give an output path in a folder that exists and may be written to", path.display())]
+    #[error("cannot write {}; give an output path in a folder that exists and may be written to", path.display())]
     Write {
         /// The file.
         path: PathBuf,

@@ -20,7 +20,9 @@ const EXAMPLES: &str = "Examples:
 
 Every tensor of the candidate (out, lse, dq, dk, dv, dbias, out_tangent, lse_tangent, dq_tangent,
 dk_tangent, dv_tangent, dbias_tangent) is held against binary64 on the same rounded inputs. The error is the
-largest absolute difference over the root mean square of the reference. Exit code 0 when all that could be
+largest absolute difference over the root mean square of the reference (of its row, where that is larger;
+of its uncancelled terms, where a derivative vanishes), without the rounding of the candidate to its own
+type. Exit code 0 when all that could be
 judged is within its bound, 1 when a bound is broken, 2 when nothing could be judged.";
 
 /// Judge a candidate's results for a case

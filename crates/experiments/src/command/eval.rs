@@ -202,7 +202,7 @@ impl Report {
             let outputs: Vec<&str> = rule.outputs.iter().map(|(name, _)| *name).collect();
             let (results, time) = match (rule.time, rule.missing) {
                 (Some(seconds), _) => (outputs.join(" "), format!("{:.3} ms", seconds * 1e3)),
-                (None, Some(missing)) => (format!("none: the case has no {missing}"), String::new()),
+                (None, Some(missing)) => (format!("none: the case lacks {missing}"), String::new()),
                 (None, None) => ("none".to_owned(), String::new()),
             };
             table.add_row([rule.rule.name().to_owned(), rule.support.to_string(), results, time]);

@@ -230,8 +230,9 @@ impl Tour {
 }
 
 const GO_ON: &str = "  import numpy as np
-  from safetensors.numpy import save_file, load_file
-  x = lambda *shape: np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+  from safetensors.numpy import save_file
+  rng = np.random.default_rng(0)
+  x = lambda *shape: rng.standard_normal(shape).astype(np.float32)
   save_file({\"q\": x(1, 4, 128, 64), \"k\": x(1, 4, 128, 64), \"v\": x(1, 4, 128, 64), \"dout\": x(1, 4, 128, 64)},
             \"case.safetensors\", metadata={\"causal\": \"top-left\"})
 

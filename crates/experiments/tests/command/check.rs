@@ -122,7 +122,7 @@ fn results_without_a_reference_are_not_judged_and_alone_they_give_exit_code_2() 
     write(&bench, &[FileTensor::floating("dq", dq, 4)]);
     let ran = bench.check("no-dout.safetensors", "theirs.safetensors", &[]);
     assert_eq!(ran.code, 2, "{ran:?}");
-    assert!(ran.out.contains("not judged: the case has no dout"), "{}", ran.out);
+    assert!(ran.out.contains("not judged: the case lacks dout"), "{}", ran.out);
     let out = results.get(Output::Out).unwrap();
     write(&bench, &[FileTensor::floating("dq", dq, 4), FileTensor::floating("out", out, 4)]);
     assert_eq!(bench.check("no-dout.safetensors", "theirs.safetensors", &[]).code, 0);

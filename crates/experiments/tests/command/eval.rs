@@ -98,7 +98,7 @@ fn a_rule_asked_for_by_name_needs_its_operands() {
     assert_eq!(bench.names(), ["bare.safetensors", "case.safetensors"], "nothing half-written is left");
     let ran = bench.eval("bare.safetensors", "out.safetensors", &[]);
     assert_eq!(ran.code, 0);
-    assert!(ran.out.contains("none: the case has no dout"), "{}", ran.out);
+    assert!(ran.out.contains("none: the case lacks dout"), "{}", ran.out);
 }
 
 #[test]

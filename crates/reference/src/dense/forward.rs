@@ -1,7 +1,9 @@
 //! `S → lse → P → O`, as the formulas stand.
 
 use faer::MatRef;
-use theria_contract::{Element, Host, Inputs, Primal, Problem, Result, SavedViewMut};
+use theria_contract::{
+    Element, Host, Inputs, Primal, Problem, Result, SavedViewMut, Visibility, any_visible,
+};
 
 use super::head::{self, dropout_weights, hadamard, matrix, probabilities, scores};
 use crate::Real;
@@ -15,13 +17,21 @@ where
     E: Element,
     E::Acc: Real,
 {
+    let visibility = Visibility::of(problem);
     for index in head::indices(problem, inputs)? {
         let q = matrix(inputs.q, index.batch, index.q, problem.shape().t);
         let k = matrix(inputs.k, index.batch, index.kv, index.keys);
         let v = matrix(inputs.v, index.batch, index.kv, index.keys);
 
         let s = scores(problem, inputs, index, q.as_ref(), k.as_ref());
-        let lse: Vec<E::Acc> = (0..s.nrows()).map(|i| log_sum_exp(s.as_ref(), i)).collect();
+        let mut lse: Vec<E::Acc> = (0..s.nrows()).map(|i| log_sum_exp(s.as_ref(), i)).collect();
+        for (i, lse) in lse.iter_mut().enumerate() {
+            // Every score is -inf although a key is visible: they overflowed, and nobody knows the row.
+            let (keys, at) = (visibility.keys(i, index.keys), [index.batch, index.q, i]);
+            if lse.to_f64() == f64::NEG_INFINITY && any_visible(keys, at, inputs.mask, inputs.bias) {
+                *lse = E::Acc::from_f64(f64::NAN);
+            }
+        }
         let p = probabilities(s.as_ref(), |i| lse[i]);
         let z = dropout_weights(problem, index);
         let o = hadamard(p.as_ref(), z.as_ref()) * v;

@@ -84,14 +84,15 @@ where
     })
 }
 
-/// `P = exp(S - lse)`; zero where the score is `-inf`, also in a row that sees nothing.
+/// `P = exp(S - lse)`; zero where the score is `-inf`, also in a row that sees nothing, unless that
+/// row's `lse` is NaN.
 ///
 /// A saved `lse` of size 1000 is rounded by 1e-13, and every probability of its row inherits that as
 /// a relative error. The row must sum to one, so dividing by its sum takes the error out again.
 pub fn probabilities<A: Real>(scores: MatRef<'_, A>, lse: impl Fn(usize) -> A) -> Mat<A> {
     let unseen = A::from_f64(f64::NEG_INFINITY);
     let mut p = Mat::from_fn(scores.nrows(), scores.ncols(), |i, j| match scores[(i, j)] {
-        s if s == unseen => A::default(),
+        s if s == unseen && !lse(i).to_f64().is_nan() => A::default(),
         s => Real::exp(s - lse(i)),
     });
     for i in 0..p.nrows() {

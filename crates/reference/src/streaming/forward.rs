@@ -143,11 +143,17 @@ impl<E: Operand> Task<'_, E> {
         if first {
             sums.fill(zero);
         }
-        for (((lse, factor), max), sum) in lse.iter_mut().zip(correction.iter_mut()).zip(max).zip(sum) {
-            // A row that has seen a key has a score equal to its maximum, so its sum is at least one.
+        let rows = lse.iter_mut().zip(correction.iter_mut()).zip(max).zip(sum).enumerate();
+        for (i, (((lse, factor), max), sum)) in rows {
+            // A row that has seen a finite score has one equal to its maximum, so its sum is at least one.
             let empty = *sum == zero;
-            *factor = if empty { zero } else { one / *sum };
-            *lse = if empty { unseen } else { *max + Real::ln(*sum) };
+            if empty && self.policy.overflowed(self.head, self.start + i) {
+                // Not a row that sees nothing: its scores are lost, and so is its output.
+                *sum = E::Acc::from_f64(f64::NAN);
+                *max = *sum;
+            }
+            *factor = if *sum == zero { zero } else { one / *sum };
+            *lse = if *sum == zero { unseen } else { *max + Real::ln(*sum) };
         }
         arch.dispatch(WriteRows {
             out,

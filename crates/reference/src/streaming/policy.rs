@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use pulp::Arch;
-use theria_contract::{Dropout, Element, Host, Inputs, Problem, Result, TensorView, Visibility};
+use theria_contract::{Dropout, Element, Host, Inputs, Problem, Result, TensorView, Visibility, any_visible};
 
 use super::Vector;
 
@@ -117,6 +117,12 @@ where
                 }
             }
         });
+    }
+
+    /// Whether a row whose scores are all `-inf` sees a key none the less: then they overflowed.
+    pub(super) fn overflowed(&self, [batch, head]: [usize; 2], row: usize) -> bool {
+        let keys = self.visibility.keys(row, self.key_lengths[batch]);
+        any_visible(keys, [batch, head, row], self.mask, self.bias)
     }
 
     /// Whether probabilities are dropped.
