@@ -63,6 +63,25 @@ impl DropoutRow {
         self.keeps_four(j / 4)[j % 4]
     }
 
+    /// Writes `kept` for each of the 64 keys from `4 · block` on that is kept, and `dropped` for the
+    /// others: sixteen calls of the generator side by side, in the lanes of the machine's registers if
+    /// the caller was compiled for them.
+    #[allow(clippy::inline_always)] // out of line it would not be compiled for the caller's registers
+    #[inline(always)]
+    pub fn choose_64<T: Copy>(&self, block: usize, kept: T, dropped: T) -> [[T; 4]; LANES] {
+        let [row, head, batch] = self.counter;
+        let blocks = std::array::from_fn(|lane| (block + lane) as u32);
+        let counter = [blocks, [row; LANES], [head; LANES], [batch; LANES]];
+        let words = philox4x32_10_lanes(counter, self.key);
+        let mut chosen = [[dropped; 4]; LANES];
+        for (lane, chosen) in chosen.iter_mut().enumerate() {
+            for (word, chosen) in words.iter().zip(chosen) {
+                *chosen = if word[lane] >= self.threshold { kept } else { dropped };
+            }
+        }
+        chosen
+    }
+
     /// Whether keys `4 · block` to `4 · block + 3` are kept: one call of the generator.
     #[inline]
     pub fn keeps_four(&self, block: usize) -> [bool; 4] {
@@ -71,12 +90,34 @@ impl DropoutRow {
     }
 }
 
+/// Counters that [`DropoutRow::choose_64`] takes at once: the 32-bit lanes of a 512-bit register.
+const LANES: usize = 16;
+
+/// [`philox4x32_10`] on many counters, word by word: `counter[word][lane]`.
+#[allow(clippy::inline_always, clippy::needless_range_loop)] // for the compiler: vectors, not iterators
+#[inline(always)]
+fn philox4x32_10_lanes<const N: usize>(mut counter: [[u32; N]; 4], mut key: [u32; 2]) -> [[u32; N]; 4] {
+    for _ in 0..10 {
+        for lane in 0..N {
+            let first = u64::from(counter[0][lane]) * u64::from(MULTIPLIERS[0]);
+            let second = u64::from(counter[2][lane]) * u64::from(MULTIPLIERS[1]);
+            counter[0][lane] = (second >> 32) as u32 ^ counter[1][lane] ^ key[0];
+            counter[1][lane] = second as u32;
+            counter[2][lane] = (first >> 32) as u32 ^ counter[3][lane] ^ key[1];
+            counter[3][lane] = first as u32;
+        }
+        key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
+    }
+    counter
+}
+
+const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+
 /// The Philox4x32 bijection with ten rounds (Salmon and others, "Parallel random numbers: as easy
 /// as 1, 2, 3", 2011).
 #[inline]
 pub fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
-    const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
-    const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
     for _ in 0..10 {
         let first = u64::from(counter[0]) * u64::from(MULTIPLIERS[0]);
         let second = u64::from(counter[2]) * u64::from(MULTIPLIERS[1]);
@@ -111,6 +152,17 @@ mod tests {
             assert_eq!(philox4x32_10(counter, key), words);
         }
         assert_ne!(philox4x32_10([0; 4], [1, 0]), known[0].2, "the key matters");
+    }
+
+    #[test]
+    fn keys_side_by_side_are_chosen_as_they_are_one_by_one() {
+        let row = Dropout::new(0.4, 0x1234_5678_9abc_def0).unwrap().row(3, 1, 4);
+        for block in [0, 1, 7, 1_000_003] {
+            let together = row.choose_64(block, 1, 0);
+            for (lane, chosen) in together.as_flattened().iter().enumerate() {
+                assert_eq!(*chosen == 1, row.keeps(4 * block + lane), "key {lane} from block {block}");
+            }
+        }
     }
 
     #[test]

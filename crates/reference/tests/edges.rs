@@ -80,6 +80,25 @@ fn a_nan_key_that_causality_hides_from_early_queries_leaves_their_scores_alone()
 }
 
 #[test]
+fn a_hidden_key_stays_hidden_whatever_its_bias_is() {
+    on_both(|run| {
+        let (q, k, v) = (ramp([1, 1, 4, 4], 0.3), ramp([1, 1, 4, 4], 0.2), ramp([1, 1, 4, 4], 0.1));
+        let causal = problem(4, 4).to_builder().causal(Causal::TopLeft).bias([1, 1, 1, 4]).build().unwrap();
+        let with = |last| {
+            let bias = Tensor::from_vec(vec![0.1, 0.2, 0.3, last], [1, 1, 1, 4]).unwrap();
+            run(&causal, &Inputs { bias: Some(bias.view()), ..Inputs::new(q.view(), k.view(), v.view()) }).0
+        };
+        let plain = with(0.4);
+        for odd in [f32::NAN, f32::INFINITY] {
+            let saved = with(odd);
+            // Queries 0 to 2 do not see key 3.
+            assert_eq!(saved.output.data()[..12], plain.output.data()[..12]);
+            assert!(saved.output.data()[12..].iter().all(|x| x.is_nan()));
+        }
+    });
+}
+
+#[test]
 fn an_infinite_score_gives_nan_not_a_plausible_number() {
     on_both(|run| {
         let (q, k, v) = (ramp([1, 1, 2, 4], 0.3), ramp([1, 1, 3, 4], 0.2), ramp([1, 1, 3, 4], 0.1));

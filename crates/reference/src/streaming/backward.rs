@@ -49,12 +49,12 @@ pub(super) fn run<E: Operand>(
     dv: &mut [E::Acc],
     slots: &Slots<'_, E::Acc>,
 ) {
-    for sum in [&mut *dq, &mut *dk, &mut *dv] {
-        sum.fill(E::Acc::default());
-    }
     let shape = maker.problem.shape();
     let Shape { batch, heads_kv, t, m, d, .. } = shape;
     if batch == 0 || t == 0 || m == 0 {
+        for sum in [dq, dk, dv] {
+            sum.fill(E::Acc::default());
+        }
         return;
     }
     let group = shape.group();
@@ -71,6 +71,10 @@ pub(super) fn run<E: Operand>(
         dq.par_chunks_mut(group * t * d).zip(dk.par_chunks_mut(m * d)).zip(dv.par_chunks_mut(m * shape.dv));
     heads.enumerate().with_max_len(1).for_each(|(head, ((dq, dk), dv))| {
         let (batch, head_kv) = (head / heads_kv, head % heads_kv);
+        // Here and not before the sweep: by every thread, and into the cache that reads it next.
+        for sum in [&mut *dq, &mut *dk, &mut *dv] {
+            sum.fill(E::Acc::default());
+        }
         let mut ranges: Vec<RowRange<'_, E::Acc>> = Vec::with_capacity(group * t.div_ceil(range_len));
         for (i, dq) in dq.chunks_mut(t * d).enumerate() {
             let pieces = dq.chunks_mut(range_len * d).enumerate();

@@ -79,44 +79,49 @@ where
         scores: &mut [E::Acc],
         stride: usize,
     ) {
-        // Dispatched so that the plain loops below are compiled for the machine's registers.
-        self.arch.dispatch(|| {
-            let unseen = E::Acc::from_f64(f64::NEG_INFINITY);
-            for (i, row) in rows.zip(scores.chunks_mut(stride)) {
-                let row = &mut row[..keys.len()];
-                let seen = self.visibility.keys(i, self.key_lengths[batch]);
-                let start = seen.start.clamp(keys.start, keys.end) - keys.start;
-                let end = seen.end.clamp(keys.start, keys.end) - keys.start;
-                row[..start].fill(unseen);
-                row[end.max(start)..].fill(unseen);
-                if let Some(bias) = self.bias {
-                    match broadcast_row(bias, [batch, head, i]) {
-                        [one] => {
-                            let bias = one.to_acc();
-                            for s in row.iter_mut() {
-                                *s += bias;
-                            }
-                        }
-                        bias => {
-                            for (s, bias) in row.iter_mut().zip(&bias[keys.clone()]) {
-                                *s += bias.to_acc();
-                            }
-                        }
-                    }
+        // Dispatched so that the plain loops of `edit_row` are compiled for the machine's registers.
+        self.arch.dispatch(
+            #[inline(always)]
+            || {
+                for (i, row) in rows.zip(scores.chunks_mut(stride)) {
+                    self.edit_row([batch, head, i], keys.clone(), &mut row[..keys.len()]);
                 }
-                if let Some(mask) = self.mask {
-                    match broadcast_row(mask, [batch, head, i]) {
-                        [0] => row.fill(unseen),
-                        [_] => {}
-                        mask => {
-                            for (s, mask) in row.iter_mut().zip(&mask[keys.clone()]) {
-                                *s = if *mask == 0 { unseen } else { *s };
-                            }
-                        }
-                    }
+            },
+        );
+    }
+
+    #[inline(always)]
+    fn edit_row(&self, at: [usize; 3], keys: Range<usize>, row: &mut [E::Acc]) {
+        let unseen = E::Acc::from_f64(f64::NEG_INFINITY);
+        match self.bias.map(|bias| broadcast_row(bias, at)) {
+            None => {}
+            Some([one]) => {
+                let bias = one.to_acc();
+                for s in row.iter_mut() {
+                    *s += bias;
                 }
             }
-        });
+            Some(bias) => {
+                for (s, bias) in row.iter_mut().zip(&bias[keys.clone()]) {
+                    *s += bias.to_acc();
+                }
+            }
+        }
+        match self.mask.map(|mask| broadcast_row(mask, at)) {
+            None | Some([1..=u8::MAX]) => {}
+            Some([0]) => row.fill(unseen),
+            Some(mask) => {
+                for (s, mask) in row.iter_mut().zip(&mask[keys.clone()]) {
+                    *s = if *mask == 0 { unseen } else { *s };
+                }
+            }
+        }
+        // Last: whatever a bias is at a hidden key, the key stays hidden.
+        let seen = self.visibility.keys(at[2], self.key_lengths[at[0]]);
+        let start = seen.start.clamp(keys.start, keys.end) - keys.start;
+        let end = seen.end.clamp(keys.start, keys.end) - keys.start;
+        row[..start].fill(unseen);
+        row[end.max(start)..].fill(unseen);
     }
 
     /// Whether a row whose scores are all `-inf` sees a key none the less: then they overflowed.
@@ -141,20 +146,23 @@ where
     ) {
         let Some(dropout) = self.dropout else { return };
         let kept = E::Acc::from_f64(dropout.kept_weight());
-        self.arch.dispatch(|| {
-            for (i, row) in rows.zip(weights.chunks_mut(stride)) {
-                let generator = dropout.row(batch, head, i);
-                // The generator gives four keys at a time; the tile need not start on a multiple.
-                for block in keys.start / 4..keys.end.div_ceil(4) {
-                    for (lane, keep) in generator.keeps_four(block).into_iter().enumerate() {
-                        let key = 4 * block + lane;
-                        if keys.contains(&key) {
-                            row[key - keys.start] = if keep { kept } else { E::Acc::default() };
-                        }
+        self.arch.dispatch(
+            #[inline(always)]
+            || {
+                for (i, row) in rows.zip(weights.chunks_mut(stride)) {
+                    let generator = dropout.row(batch, head, i);
+                    // The generator gives 64 keys at a time; the tile need not start or end on a multiple.
+                    let row = &mut row[..keys.len()];
+                    for first in (keys.start / 4 * 4..keys.end).step_by(64) {
+                        let weights = generator.choose_64(first / 4, kept, E::Acc::default());
+                        let weights = weights.as_flattened();
+                        let (from, to) = (first.max(keys.start), (first + weights.len()).min(keys.end));
+                        let target = &mut row[from - keys.start..to - keys.start];
+                        target.copy_from_slice(&weights[from - first..to - first]);
                     }
                 }
-            }
-        });
+            },
+        );
     }
 }
 

@@ -30,7 +30,10 @@ pub(super) fn scratch<A: Vector>(shape: &Shape) -> usize {
 /// Whether the light way is not exact enough.
 pub(super) fn needs_sweep<E: Operand>(lse: &[E::Acc]) -> bool {
     let half = size_of::<E>() < size_of::<E::Acc>();
-    half || lse.iter().any(|lse| lse.is_finite() && lse.to_f64().abs() > LARGE_LSE)
+    // No early end: a loop that always runs through is one that the compiler turns into vectors.
+    let (large, infinity) = (E::Acc::from_f64(LARGE_LSE), E::Acc::from_f64(f64::INFINITY));
+    let beyond = |x: E::Acc| u32::from(x > large && x < infinity) + u32::from(x < -large && x > -infinity);
+    half || lse.iter().fold(0, |any, &lse| any | beyond(lse)) != 0
 }
 
 /// δ = rowsum(G ∘ O), packed; the factor is one.
@@ -42,8 +45,9 @@ pub(super) fn from_output<A: Vector>(
     delta: &mut [A],
 ) {
     let arch = Arch::new();
-    factor.fill(A::from_f64(1.0));
-    delta.par_chunks_mut(shape.t.max(1)).enumerate().for_each(|(head, delta)| {
+    let t = shape.t.max(1);
+    delta.par_chunks_mut(t).zip(factor.par_chunks_mut(t)).enumerate().for_each(|(head, (delta, factor))| {
+        factor.fill(A::from_f64(1.0));
         let (b, h) = (head / shape.heads_q, head % shape.heads_q);
         for (i, delta) in delta.iter_mut().enumerate() {
             *delta = arch.dispatch(Dot { a: g.row(b, h, i), b: out.row(b, h, i) });

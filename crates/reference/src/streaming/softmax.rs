@@ -64,8 +64,8 @@ impl<A: Vector> WithSimd for OnlineSoftmax<'_, A> {
     }
 }
 
-/// exp(x - origin). A function and not a closure: a closure cannot be told to inline, and outside of
-/// the function that pulp compiled for the instruction set every vector operation becomes a call.
+/// exp(x - origin). A function and not a closure in a variable: that cannot be told to inline, and
+/// outside of the function that pulp compiled for the instruction set every vector operation is a call.
 #[inline(always)]
 fn exp_from<A: Vector, S: Simd>(
     simd: S,
