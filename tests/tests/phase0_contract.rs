@@ -6,23 +6,23 @@ use theria_contract::philox4x32_10;
 use theria_reference::{Dense, Streaming};
 use theria_tests::evidence::{self, Row};
 
-/// Runs every control on one backend: the row's error counts faults that went unnoticed.
+/// Runs every control on one backend. A row's error counts what is wrong with it: the fault went
+/// unnoticed, or a case failed that cannot show it.
 fn controls() -> Vec<Row> {
-    let mut rows = Vec::new();
+    let (suite, mut rows) = (Suite::standard(), Vec::new());
+    let problem =
+        |name| &suite.cases.iter().find(|case| case.name == name).expect("a case of the suite").problem;
     for fault in Fault::ALL {
-        let report = Suite::standard().run::<f32, _, _>(&Faulty::new(Streaming::new(), fault), &Dense::new());
-        let caught = report.with(Verdict::Failed).next();
-        let rule = caught.map_or("forward", |outcome| outcome.rule.name());
-        let unnoticed = if caught.is_some() { 0.0 } else { 1.0 };
-        rows.push(Row::measured(
-            format!("control: {fault:?} is caught"),
-            rule,
-            "faulty",
-            "f32",
-            unnoticed,
-            0.0,
-        ));
+        let report = suite.run::<f32, _, _>(&Faulty::new(Streaming::new(), fault), &Dense::new());
+        let caught: Vec<_> = report.with(Verdict::Failed).collect();
+        let elsewhere = caught.iter().filter(|outcome| !fault.can_show(problem(outcome.case))).count();
+        let rule = caught.first().map_or("forward", |outcome| outcome.rule.name());
+        let wrong = elsewhere + usize::from(caught.is_empty());
+        rows.push(Row::measured(format!("control: {fault:?}"), rule, "faulty", "f32", wrong as f64, 0.0));
     }
+    let sound = suite.run::<f32, _, _>(&Faulty::new(Streaming::new(), Fault::None), &Dense::new());
+    let failed = sound.count(Verdict::Failed) as f64;
+    rows.push(Row::measured("control: the wrapper without a fault", "forward", "faulty", "f32", failed, 0.0));
     rows
 }
 

@@ -1,6 +1,111 @@
 //! The door of every rule: operands are held against the problem once, so kernels need not.
 
-use crate::{Directions, Element, Error, Host, Inputs, Problem, Qkv, Result, Saved, Storage, TensorView};
+use crate::{
+    Attention, Checks, Directions, Element, Error, Host, Inputs, Primal, Problem, Qkv, Result, Rule, Saved,
+    SavedView, SavedViewMut, Storage, TensorView,
+};
+
+type View<'a, A, E, T> = <<A as Attention<E>>::Storage as Storage>::View<'a, T>;
+type ViewMut<'a, A, E> = <<A as Attention<E>>::Storage as Storage>::ViewMut<'a, E>;
+type Workspace<A, E> = <<A as Attention<E>>::Storage as Storage>::Workspace;
+
+/// What every rule asks before it looks at its own operands.
+pub(crate) fn open<E: Element, A: Attention<E> + ?Sized>(
+    attention: &A,
+    problem: &Problem,
+    rule: Rule,
+    Primal(given): Primal<&Inputs<'_, A::Storage, E>>,
+    workspace: &Workspace<A, E>,
+) -> Result<()> {
+    inputs(problem, given)?;
+    key_lengths(attention.storage(), problem, given)?;
+    attention.require(problem, rule)?;
+    let needed = attention.workspace_bytes(problem, rule);
+    let available = A::Storage::workspace_bytes(workspace);
+    if available < needed {
+        return Err(Error::Workspace { rule, needed, given: available });
+    }
+    check(attention, "q", Some(given.q), None, Expect::Input)?;
+    check(attention, "k", Some(given.k), given.key_lengths, Expect::Input)?;
+    check(attention, "v", Some(given.v), given.key_lengths, Expect::Input)?;
+    check(attention, "bias", given.bias, None, Expect::InputOrNegInfinity)
+}
+
+/// What `Checks::Finite` demands of a tensor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Expect {
+    Input,
+    InputOrNegInfinity,
+    Output,
+    OutputOrNegInfinity,
+}
+
+fn check<E: Element, A: Attention<E> + ?Sized, T: Element>(
+    attention: &A,
+    name: &'static str,
+    view: Option<View<'_, A, E, T>>,
+    row_limits: Option<View<'_, A, E, i32>>,
+    expect: Expect,
+) -> Result<()> {
+    let (Checks::Finite, Some(view)) = (attention.checks(), view) else { return Ok(()) };
+    let allow_neg_infinity = matches!(expect, Expect::InputOrNegInfinity | Expect::OutputOrNegInfinity);
+    match attention.storage().count_non_finite(view, row_limits, allow_neg_infinity)? {
+        0 => Ok(()),
+        count => {
+            let output = matches!(expect, Expect::Output | Expect::OutputOrNegInfinity);
+            Err(Error::NonFinite { name, count, output })
+        }
+    }
+}
+
+pub(crate) fn check_input<E: Element, A: Attention<E> + ?Sized>(
+    attention: &A,
+    name: &'static str,
+    view: Option<View<'_, A, E, E>>,
+) -> Result<()> {
+    check(attention, name, view, None, Expect::Input)
+}
+
+/// What an earlier rule saved is an input of this one.
+pub(crate) fn check_saved_input<E: Element, A: Attention<E> + ?Sized>(
+    attention: &A,
+    names: [&'static str; 2],
+    saved: &SavedView<'_, A::Storage, E>,
+) -> Result<()> {
+    check(attention, names[0], Some(saved.output), None, Expect::Input)?;
+    check(attention, names[1], Some(saved.lse), None, Expect::InputOrNegInfinity)
+}
+
+pub(crate) fn check_directions<E: Element, A: Attention<E> + ?Sized>(
+    attention: &A,
+    inputs: &Inputs<'_, A::Storage, E>,
+    directions: &Directions<View<'_, A, E, E>>,
+) -> Result<()> {
+    check_input(attention, "q_tangent", directions.q)?;
+    check(attention, "k_tangent", directions.k, inputs.key_lengths, Expect::Input)?;
+    check(attention, "v_tangent", directions.v, inputs.key_lengths, Expect::Input)?;
+    check_input(attention, "bias_tangent", directions.bias)
+}
+
+pub(crate) fn check_saved<E: Element, A: Attention<E> + ?Sized>(
+    attention: &A,
+    names: [&'static str; 2],
+    saved: &SavedViewMut<'_, A::Storage, E>,
+) -> Result<()> {
+    check(attention, names[0], Some(A::Storage::reborrow(&saved.output)), None, Expect::Output)?;
+    check(attention, names[1], Some(A::Storage::reborrow(&saved.lse)), None, Expect::OutputOrNegInfinity)
+}
+
+pub(crate) fn check_gradients<E: Element, A: Attention<E> + ?Sized>(
+    attention: &A,
+    names: [&'static str; 4],
+    gradients: &Qkv<ViewMut<'_, A, E>>,
+) -> Result<()> {
+    let views = [Some(&gradients.q), Some(&gradients.k), Some(&gradients.v), gradients.bias.as_ref()];
+    names.into_iter().zip(views).try_for_each(|(name, view)| {
+        check(attention, name, view.map(|view| A::Storage::reborrow(view)), None, Expect::Output)
+    })
+}
 
 /// A floating operand and the shape that the problem gives it.
 fn expect(name: &'static str, given: [usize; 4], expected: [usize; 4]) -> Result<()> {

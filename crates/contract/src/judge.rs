@@ -15,7 +15,7 @@
 //!   unit in the last place of each element, is not counted: a correctly rounded f16 tensor has
 //!   error zero however heavy its tails are.
 
-use crate::{DType, Element, Problem, TensorView};
+use crate::{Causal, DType, Element, Problem, TensorView, Visibility};
 
 /// A tensor that a rule makes, by its name in result files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -124,7 +124,7 @@ impl Magnitudes {
     /// The size that an output has when its terms are independent and do not cancel.
     pub fn natural_size(&self, problem: &Problem, output: Output) -> f64 {
         let shape = problem.shape();
-        let (t, m) = (shape.t.max(1) as f64, shape.m.max(1) as f64);
+        let (t, m) = (shape.t.max(1) as f64, mean_visible_keys(problem).max(1.0));
         let (root_d, root_dv) = ((shape.d as f64).sqrt(), (shape.dv as f64).sqrt());
         let scale = problem.scale().abs();
         // Probabilities have this root mean square over the keys of a row.
@@ -143,7 +143,7 @@ impl Magnitudes {
             scores_tangent * dp + root_dv * (self.dout_tangent * self.v + self.dout * self.v_tangent);
         match output {
             Output::Out => self.v * over_keys,
-            // P = exp(S - lse): an error of lse counts by itself, not by its share of lse.
+            // P = exp(S - lse): an error of a small lse counts by itself, not by its share of lse.
             Output::Lse => 2.0,
             Output::Dq => scale * dp * self.k * over_keys,
             Output::Dk => scale * dp * self.q * over_rows,
@@ -157,6 +157,17 @@ impl Magnitudes {
             Output::DbiasTangent => ds_tangent * over_bias,
         }
     }
+}
+
+/// Keys that causal mask and window leave to a query, on average.
+fn mean_visible_keys(problem: &Problem) -> f64 {
+    let shape = problem.shape();
+    if problem.causal() == Causal::None && problem.window().is_unbounded() {
+        return shape.m as f64;
+    }
+    let visibility = Visibility::of(problem);
+    let seen: usize = (0..shape.t).map(|row| visibility.keys(row, shape.m).len()).sum();
+    seen as f64 / shape.t.max(1) as f64
 }
 
 /// Root mean square of the finite elements of a tensor.
@@ -247,6 +258,9 @@ fn half_ulp(dtype: DType, value: f64) -> f64 {
 }
 
 fn for_each_row(shape: [usize; 4], mut visit: impl FnMut(usize, usize, usize)) {
+    if shape.contains(&0) {
+        return;
+    }
     for b in 0..shape[0] {
         for h in 0..shape[1] {
             for i in 0..shape[2] {

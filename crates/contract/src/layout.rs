@@ -122,7 +122,11 @@ impl Layout {
 
     /// The span, unless it cannot be addressed as bytes of the widest element.
     fn checked_span(&self) -> Option<usize> {
-        let count = self.shape.iter().try_fold(1_usize, |count, n| count.checked_mul(*n));
+        // Also of an empty tensor: a product of its lengths must never overflow, in any order.
+        let count = self.shape.iter().try_fold(1_usize, |count, n| count.checked_mul((*n).max(1)))?;
+        if count > isize::MAX as usize / 8 {
+            return None;
+        }
         if self.is_empty() {
             return Some(0);
         }
@@ -132,7 +136,7 @@ impl Layout {
             .zip(self.strides)
             .try_fold(0_usize, |last, (n, stride)| last.checked_add((n - 1).checked_mul(stride)?))?;
         let span = last.checked_add(1)?;
-        (span <= isize::MAX as usize / 8 && count? <= isize::MAX as usize / 8).then_some(span)
+        (span <= isize::MAX as usize / 8).then_some(span)
     }
 }
 

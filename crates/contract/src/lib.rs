@@ -29,10 +29,11 @@
 //! ```
 //!
 //! and `Z` the dropout weights of [`Dropout`]. A row that sees no key has `O = 0`, `lse = -inf` and
-//! zero in every derivative. Non-finite inputs: a NaN or an infinity in a query, or at a key that
-//! some query may see, may reach any output of its batch and head and is never turned into a finite
-//! number by a visible position; `bias = -inf` hides a key; keys and values at and beyond a key
-//! length are never read, so padding may hold anything.
+//! zero in every derivative. Non-finite inputs are never turned
+//! into finite results at a position that is visible. Only keys and values at and beyond a key length
+//! are never read, so padding may hold anything; a mask, a window or causality hides a key, and a NaN
+//! bias with it, but does not keep a NaN in K or V from the results of its head. `bias = -inf` hides a
+//! key.
 
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]

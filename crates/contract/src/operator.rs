@@ -117,7 +117,7 @@ pub trait Attention<E: Element> {
         mut saved: Primal<SavedViewMut<'_, Self::Storage, E>>,
         workspace: &mut <Self::Storage as Storage>::Workspace,
     ) -> Result<()> {
-        self.open(problem, Rule::Forward, inputs, workspace)?;
+        admit::open(self, problem, Rule::Forward, inputs, workspace)?;
         admit::saved_out::<Self::Storage, E>(SAVED, problem, &saved.0)?;
         self.forward_kernel(
             problem,
@@ -125,7 +125,7 @@ pub trait Attention<E: Element> {
             saved.as_mut().map(reborrow_saved::<Self::Storage, E>),
             workspace,
         )?;
-        self.check_saved(SAVED, &saved.0)
+        admit::check_saved(self, SAVED, &saved.0)
     }
 
     /// The backward rule into memory of the caller.
@@ -138,14 +138,15 @@ pub trait Attention<E: Element> {
         mut gradients: Cotangent<Qkv<<Self::Storage as Storage>::ViewMut<'_, E>>>,
         workspace: &mut <Self::Storage as Storage>::Workspace,
     ) -> Result<()> {
-        self.open(problem, Rule::Backward, inputs, workspace)?;
+        admit::open(self, problem, Rule::Backward, inputs, workspace)?;
         admit::saved::<Self::Storage, E>(SAVED, problem, &saved.0)?;
         admit::cotangent::<Self::Storage, E>("dout", problem, &cotangent.0)?;
         admit::gradients_out::<Self::Storage, E>(GRADIENTS, problem, &gradients.0)?;
-        self.check_input("dout", Some(cotangent.0))?;
+        admit::check_saved_input(self, SAVED, &saved.0)?;
+        admit::check_input(self, "dout", Some(cotangent.0))?;
         let lent = gradients.as_mut().map(|all| all.as_mut().map(Self::Storage::reborrow_mut));
         self.backward_kernel(problem, inputs, saved, cotangent, lent, workspace)?;
-        self.check_gradients(GRADIENTS, &gradients.0)
+        admit::check_gradients(self, GRADIENTS, &gradients.0)
     }
 
     /// The JVP rule into memory of the caller: O′, and lse′ for the second order.
@@ -158,14 +159,15 @@ pub trait Attention<E: Element> {
         mut saved_tangent: Tangent<SavedViewMut<'_, Self::Storage, E>>,
         workspace: &mut <Self::Storage as Storage>::Workspace,
     ) -> Result<()> {
-        self.open(problem, Rule::Jvp, inputs, workspace)?;
+        admit::open(self, problem, Rule::Jvp, inputs, workspace)?;
         admit::saved::<Self::Storage, E>(SAVED, problem, &saved.0)?;
         admit::directions::<Self::Storage, E>(problem, &directions.0)?;
         admit::saved_out::<Self::Storage, E>(SAVED_TANGENT, problem, &saved_tangent.0)?;
-        self.check_directions(inputs.0, &directions.0)?;
+        admit::check_saved_input(self, SAVED, &saved.0)?;
+        admit::check_directions(self, inputs.0, &directions.0)?;
         let lent = saved_tangent.as_mut().map(reborrow_saved::<Self::Storage, E>);
         self.jvp_kernel(problem, inputs, saved, directions, lent, workspace)?;
-        self.check_saved(SAVED_TANGENT, &saved_tangent.0)
+        admit::check_saved(self, SAVED_TANGENT, &saved_tangent.0)
     }
 
     /// The second-order rule into memory of the caller. `saved_tangent` is what the JVP rule made
@@ -182,7 +184,7 @@ pub trait Attention<E: Element> {
         mut outputs: SecondOrder<<Self::Storage as Storage>::ViewMut<'_, E>>,
         workspace: &mut <Self::Storage as Storage>::Workspace,
     ) -> Result<()> {
-        self.open(problem, Rule::SecondOrder, inputs, workspace)?;
+        admit::open(self, problem, Rule::SecondOrder, inputs, workspace)?;
         admit::saved::<Self::Storage, E>(SAVED, problem, &saved.0)?;
         admit::saved::<Self::Storage, E>(SAVED_TANGENT, problem, &saved_tangent.0)?;
         admit::directions::<Self::Storage, E>(problem, &directions.0)?;
@@ -194,9 +196,11 @@ pub trait Attention<E: Element> {
         if let Some(first) = &outputs.first {
             admit::gradients_out::<Self::Storage, E>(GRADIENTS, problem, &first.0)?;
         }
-        self.check_directions(inputs.0, &directions.0)?;
-        self.check_input("dout", Some(cotangent.0))?;
-        self.check_input("dout_tangent", cotangent_tangent.map(|tangent| tangent.0.0))?;
+        admit::check_saved_input(self, SAVED, &saved.0)?;
+        admit::check_saved_input(self, SAVED_TANGENT, &saved_tangent.0)?;
+        admit::check_directions(self, inputs.0, &directions.0)?;
+        admit::check_input(self, "dout", Some(cotangent.0))?;
+        admit::check_input(self, "dout_tangent", cotangent_tangent.map(|tangent| tangent.0.0))?;
         let lent = SecondOrder {
             tangent: outputs
                 .tangent
@@ -218,8 +222,8 @@ pub trait Attention<E: Element> {
             lent,
             workspace,
         )?;
-        self.check_gradients(GRADIENT_TANGENTS, &outputs.tangent.0.0)?;
-        outputs.first.as_ref().map_or(Ok(()), |first| self.check_gradients(GRADIENTS, &first.0))
+        admit::check_gradients(self, GRADIENT_TANGENTS, &outputs.tangent.0.0)?;
+        outputs.first.as_ref().map_or(Ok(()), |first| admit::check_gradients(self, GRADIENTS, &first.0))
     }
 
     /// The forward rule: `O`, and `lse` for the other rules.
@@ -328,92 +332,6 @@ pub trait Attention<E: Element> {
             v: allocate(shape.v())?,
             bias: problem.bias().map(allocate).transpose()?,
         })
-    }
-
-    #[doc(hidden)]
-    fn open(
-        &self,
-        problem: &Problem,
-        rule: Rule,
-        inputs: Primal<&Inputs<'_, Self::Storage, E>>,
-        workspace: &<Self::Storage as Storage>::Workspace,
-    ) -> Result<()> {
-        admit::inputs(problem, inputs.0)?;
-        admit::key_lengths(self.storage(), problem, inputs.0)?;
-        self.require(problem, rule)?;
-        let needed = self.workspace_bytes(problem, rule);
-        let given = Self::Storage::workspace_bytes(workspace);
-        if given < needed {
-            return Err(Error::Workspace { rule, needed, given });
-        }
-        self.check("q", Some(inputs.0.q), None, false, false)?;
-        self.check("k", Some(inputs.0.k), inputs.0.key_lengths, false, false)?;
-        self.check("v", Some(inputs.0.v), inputs.0.key_lengths, false, false)?;
-        self.check("bias", inputs.0.bias, None, true, false)
-    }
-
-    #[doc(hidden)]
-    fn check<T: Element>(
-        &self,
-        name: &'static str,
-        view: Option<<Self::Storage as Storage>::View<'_, T>>,
-        row_limits: Option<<Self::Storage as Storage>::View<'_, i32>>,
-        allow_neg_infinity: bool,
-        output: bool,
-    ) -> Result<()> {
-        let (Checks::Finite, Some(view)) = (self.checks(), view) else { return Ok(()) };
-        match self.storage().count_non_finite(view, row_limits, allow_neg_infinity)? {
-            0 => Ok(()),
-            count => Err(Error::NonFinite { name, count, output }),
-        }
-    }
-
-    #[doc(hidden)]
-    fn check_input(
-        &self,
-        name: &'static str,
-        view: Option<<Self::Storage as Storage>::View<'_, E>>,
-    ) -> Result<()> {
-        self.check(name, view, None, false, false)
-    }
-
-    #[doc(hidden)]
-    fn check_directions(
-        &self,
-        inputs: &Inputs<'_, Self::Storage, E>,
-        directions: &Directions<<Self::Storage as Storage>::View<'_, E>>,
-    ) -> Result<()> {
-        self.check_input("q_tangent", directions.q)?;
-        self.check("k_tangent", directions.k, inputs.key_lengths, false, false)?;
-        self.check("v_tangent", directions.v, inputs.key_lengths, false, false)?;
-        self.check_input("bias_tangent", directions.bias)
-    }
-
-    #[doc(hidden)]
-    fn check_saved(
-        &self,
-        names: [&'static str; 2],
-        saved: &SavedViewMut<'_, Self::Storage, E>,
-    ) -> Result<()> {
-        self.check(names[0], Some(Self::Storage::reborrow(&saved.output)), None, false, true)?;
-        self.check(names[1], Some(Self::Storage::reborrow(&saved.lse)), None, true, true)
-    }
-
-    #[doc(hidden)]
-    fn check_gradients(
-        &self,
-        names: [&'static str; 4],
-        gradients: &Qkv<<Self::Storage as Storage>::ViewMut<'_, E>>,
-    ) -> Result<()> {
-        for (name, view) in names.into_iter().zip([
-            Some(&gradients.q),
-            Some(&gradients.k),
-            Some(&gradients.v),
-            gradients.bias.as_ref(),
-        ]) {
-            self.check(name, view.map(|view| Self::Storage::reborrow(view)), None, false, true)?;
-        }
-        Ok(())
     }
 }
 

@@ -28,6 +28,9 @@ pub trait Storage {
     /// Scratch of at least `bytes` bytes.
     fn workspace(&self, bytes: usize) -> Result<Self::Workspace>;
 
+    /// Fills scratch with a byte: a rule must not care what it finds there.
+    fn fill_workspace(&self, workspace: &mut Self::Workspace, byte: u8) -> Result<()>;
+
     /// Bytes that a workspace can serve.
     fn workspace_bytes(workspace: &Self::Workspace) -> usize;
 
@@ -88,6 +91,11 @@ impl Storage for Host {
         Ok(Workspace::new(bytes))
     }
 
+    fn fill_workspace(&self, workspace: &mut Workspace, byte: u8) -> Result<()> {
+        workspace.fill(byte);
+        Ok(())
+    }
+
     fn workspace_bytes(workspace: &Workspace) -> usize {
         workspace.bytes()
     }
@@ -133,6 +141,7 @@ impl Storage for Host {
         let [batch, heads, rows, _] = view.shape();
         let odd = |x: &&E| !x.is_finite() && (!allow_neg_infinity || x.to_f64() != f64::NEG_INFINITY);
         let mut count = 0;
+        let batch = if view.layout().is_empty() { 0 } else { batch };
         for b in 0..batch {
             let limit = row_limits.map_or(rows, |limits| rows.min(limits.at([0, 0, 0, b]).max(0) as usize));
             for h in 0..heads {

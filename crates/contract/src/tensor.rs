@@ -67,7 +67,8 @@ impl<'a, T: Copy> TensorView<'a, T> {
     {
         let shape = self.layout.shape();
         let mut data = Vec::with_capacity(self.layout.len());
-        for batch in 0..shape[0] {
+        let batches = if self.layout.is_empty() { 0 } else { shape[0] };
+        for batch in 0..batches {
             for head in 0..shape[1] {
                 for row in 0..shape[2] {
                     data.extend_from_slice(self.row(batch, head, row));
@@ -152,6 +153,9 @@ impl<'a, T: Copy> TensorViewMut<'a, T> {
     /// Writes `value` everywhere, and nowhere between the rows.
     pub fn fill(&mut self, value: T) {
         let shape = self.layout.shape();
+        if self.layout.is_empty() {
+            return;
+        }
         for batch in 0..shape[0] {
             for head in 0..shape[1] {
                 for row in 0..shape[2] {
@@ -166,6 +170,9 @@ impl<'a, T: Copy> TensorViewMut<'a, T> {
         let shape = self.shape();
         if source.shape() != shape {
             return Err(Error::Shape { name: "source of a copy", given: source.shape(), expected: shape });
+        }
+        if self.layout.is_empty() {
+            return Ok(());
         }
         for batch in 0..shape[0] {
             for head in 0..shape[1] {
@@ -233,7 +240,8 @@ impl<T: Scalar> Tensor<T> {
     pub fn from_fn(shape: [usize; 4], mut element: impl FnMut([usize; 4]) -> T) -> Result<Self> {
         let layout = Layout::contiguous(shape)?;
         let mut data = Vec::with_capacity(layout.len());
-        for batch in 0..shape[0] {
+        let batches = if layout.is_empty() { 0 } else { shape[0] };
+        for batch in 0..batches {
             for head in 0..shape[1] {
                 for row in 0..shape[2] {
                     data.extend((0..shape[3]).map(|column| element([batch, head, row, column])));

@@ -1,4 +1,4 @@
-//! Scratch memory that a caller owns, so that a hot loop allocates nothing.
+//! Scratch memory that a caller owns, so that a hot loop need not allocate it.
 
 use crate::Scalar;
 
@@ -22,6 +22,11 @@ impl Workspace {
     /// Bytes it can serve.
     pub fn bytes(&self) -> usize {
         (self.words.len() * size_of::<u64>()).saturating_sub(ALIGNMENT)
+    }
+
+    /// Fills it with a byte.
+    pub fn fill(&mut self, byte: u8) {
+        self.words.fill(u64::from_ne_bytes([byte; 8]));
     }
 
     /// Starts handing out pieces, from the beginning.

@@ -245,6 +245,28 @@ fn finite_checks_tell_inputs_from_outputs_and_skip_padding() {
 }
 
 #[test]
+fn finite_checks_read_what_was_saved() {
+    let (data, problem) = (Data::new(), problem());
+    let counter = Counter { checks: Checks::Finite, ..Counter::default() };
+    let mut saved = counter.forward(&problem, Primal(&data.inputs())).unwrap();
+    let g = Tensor::<f32>::zeros(problem.shape().output()).unwrap();
+    let backward = |saved: &Primal<theria_contract::SavedTensor<Host, f32>>| {
+        counter.backward(&problem, Primal(&data.inputs()), saved.as_ref(), Cotangent(g.view())).map(drop)
+    };
+    backward(&saved).unwrap();
+    saved.0.lse.view_mut().set([0, 0, 1, 0], f32::NAN);
+    let error = backward(&saved).unwrap_err();
+    assert!(matches!(error, Error::NonFinite { name: "lse", count: 1, output: false }), "{error}");
+}
+
+#[test]
+fn a_backend_can_be_chosen_at_run_time() {
+    let data = Data::new();
+    let chosen: Box<dyn Attention<f32, Storage = Host>> = Box::new(Counter::default());
+    chosen.forward(&problem(), Primal(&data.inputs())).unwrap();
+}
+
+#[test]
 fn views_over_foreign_strides_are_admitted() {
     let data = Data::new();
     let memory = vec![0.0_f32; 2 * 3 * 2 * 5];

@@ -4,6 +4,7 @@ use theria_contract::{
     Attention, Causal, Checks, Cotangent, DType, Error, Host, Inputs, Layout, Primal, Problem, Qkv,
     SavedTensor, Tensor, TensorView,
 };
+use theria_reference::streaming::Operand;
 use theria_reference::{Dense, Streaming};
 
 type Gradients = Qkv<Tensor<f32>>;
@@ -165,6 +166,91 @@ fn operands_may_repeat_or_overlap_in_memory() {
         assert_eq!(saved.output, packed.output);
         assert_eq!(gradients, others);
     });
+}
+
+/// Every operand of an empty problem, with a bias of the shape of the scores, in one element type.
+fn empty_in<E: Operand>(sizes: [usize; 3])
+where
+    E::Acc: Operand,
+{
+    let problem = problem_of::<E>(sizes);
+    let shape = problem.shape();
+    let zeros = |shape| Tensor::<E>::zeros(shape).unwrap();
+    let (q, k, v, bias) = (zeros(shape.q()), zeros(shape.k()), zeros(shape.v()), zeros(shape.scores()));
+    let inputs = Inputs { bias: Some(bias.view()), ..Inputs::new(q.view(), k.view(), v.view()) };
+    let g = zeros(shape.output());
+    let check = |gradients: Qkv<Tensor<E>>| {
+        for (name, tensor) in gradients.as_ref().named() {
+            assert!(tensor.data().iter().all(|x| x.to_f64() == 0.0), "d{name} of {shape:?} in {}", E::DTYPE);
+        }
+    };
+    let dense = Dense::new();
+    let saved = dense.forward(&problem, Primal(&inputs)).unwrap();
+    check(dense.backward(&problem, Primal(&inputs), saved.as_ref(), Cotangent(g.view())).unwrap().0);
+    let streaming = Streaming::new();
+    let saved = streaming.forward(&problem, Primal(&inputs)).unwrap();
+    check(streaming.backward(&problem, Primal(&inputs), saved.as_ref(), Cotangent(g.view())).unwrap().0);
+}
+
+fn problem_of<E: Operand>([batch, t, m]: [usize; 3]) -> Problem {
+    let builder = Problem::builder(E::DTYPE).batch(batch).lengths(t, m).head_dims(4, 3);
+    builder.bias([batch, 1, t, m]).build().unwrap()
+}
+
+#[test]
+fn empty_problems_are_empty_in_every_element_type() {
+    // A batch of 2^40 with neither queries nor keys is backed by no memory at all, and must cost none.
+    for sizes in [[0, 3, 4], [2, 0, 4], [2, 129, 0], [0, 0, 0], [1 << 40, 0, 0]] {
+        empty_in::<f64>(sizes);
+        empty_in::<f32>(sizes);
+        empty_in::<half::f16>(sizes);
+        empty_in::<half::bf16>(sizes);
+    }
+}
+
+#[test]
+fn a_row_that_sees_keys_cannot_have_been_saved_as_one_that_sees_nothing() {
+    let (q, k, v) = (ramp([1, 1, 3, 4], 0.3), ramp([1, 1, 6, 4], 0.2), ramp([1, 1, 6, 4], 0.1));
+    let (problem, inputs) = (problem(3, 6), Inputs::new(q.view(), k.view(), v.view()));
+    let mut saved = Streaming::new().forward(&problem, Primal(&inputs)).unwrap();
+    saved.0.lse.view_mut().set([0, 0, 1, 0], f32::NEG_INFINITY);
+    let g = ramp([1, 1, 3, 4], 0.4);
+    let gradients = Streaming::new().backward(&problem, Primal(&inputs), saved.as_ref(), Cotangent(g.view()));
+    let dq = gradients.unwrap().0.q;
+    assert!(dq.data()[4..8].iter().all(|x| x.is_nan()), "the derivative of that row is not plausible");
+    assert!(dq.data()[..4].iter().all(|x| x.is_finite()));
+}
+
+#[test]
+fn long_sums_into_one_row_are_as_exact_as_others() {
+    let problem =
+        Problem::builder(DType::F32).heads(129, 1).lengths(1000, 1).head_dims(7, 8).build().unwrap();
+    let shape = problem.shape();
+    let noise = |shape, seed: usize| {
+        let value =
+            |[b, h, i, c]: [usize; 4]| ((b * 31 + h * 17 + i * 13 + c * 7 + seed) as f32 * 0.618).sin();
+        Tensor::<f32>::from_fn(shape, value).unwrap()
+    };
+    let (q, k, v, g) =
+        (noise(shape.q(), 1), noise(shape.k(), 2), noise(shape.v(), 3), noise(shape.output(), 4));
+    let inputs = Inputs::new(q.view(), k.view(), v.view());
+    let saved = Streaming::new().forward(&problem, Primal(&inputs)).unwrap();
+    let dv = Streaming::new()
+        .backward(&problem, Primal(&inputs), saved.as_ref(), Cotangent(g.view()))
+        .unwrap()
+        .0
+        .v;
+    // One key: every probability is one, so dV is the plain sum of G.
+    for c in 0..8 {
+        let exact: f64 =
+            (0..129).flat_map(|h| (0..1000).map(move |i| [0, h, i, c])).map(|at| f64::from(g.at(at))).sum();
+        let size: f64 = 359.0; // the root of the number of terms: what independent terms sum to
+        assert!(
+            (f64::from(dv.at([0, 0, 0, c])) - exact).abs() < 2e-6 * size,
+            "{} and {exact}",
+            dv.at([0, 0, 0, c])
+        );
+    }
 }
 
 #[test]

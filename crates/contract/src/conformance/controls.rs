@@ -13,6 +13,8 @@ use crate::{
 /// A mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
+    /// No mistake: the wrapper itself must pass.
+    None,
     /// dQ is too large by one part in a thousand.
     ScaledQueryGradient,
     /// dV is that of the keys' first row everywhere.
@@ -41,6 +43,10 @@ pub enum Fault {
     ScaleMadePositive,
     /// Strides of the query are taken for packed ones.
     StridesIgnored,
+    /// The gradient of the bias is not written.
+    BiasGradientUnwritten,
+    /// The first output depends on what was in the workspace.
+    ReadsWorkspace,
     /// Results change from call to call.
     NotRepeatable,
     /// Says that it supports what it refuses.
@@ -50,8 +56,8 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// All of them.
-    pub const ALL: [Self; 17] = [
+    /// All mistakes.
+    pub const ALL: [Self; 19] = [
         Self::ScaledQueryGradient,
         Self::RepeatedValueGradient,
         Self::LastRowUnwritten,
@@ -66,10 +72,36 @@ impl Fault {
         Self::DropoutUnscaled,
         Self::ScaleMadePositive,
         Self::StridesIgnored,
+        Self::BiasGradientUnwritten,
+        Self::ReadsWorkspace,
         Self::NotRepeatable,
         Self::ClaimsTooMuch,
         Self::ClaimsTooLittle,
     ];
+
+    /// Whether a problem can show this mistake. A case that fails without showing it fails for
+    /// another reason, and then the control controls nothing.
+    pub fn can_show(self, problem: &Problem) -> bool {
+        match self {
+            Self::None => false,
+            Self::NanInEmptyRows => {
+                problem.shape().m == 0
+                    || problem.causal() == Causal::BottomRight
+                    || problem.mask().is_some()
+                    || problem.bias().is_some()
+                    || problem.key_lengths()
+                    || !problem.window().is_unbounded()
+            }
+            Self::WrongCausalCorner => problem.causal() != Causal::None,
+            Self::WindowTooWide => problem.window().left.is_some(),
+            Self::BiasIgnored | Self::BiasGradientUnwritten => problem.bias().is_some(),
+            Self::MaskIgnored => problem.mask().is_some(),
+            Self::LengthsIgnored => problem.key_lengths(),
+            Self::WrongDropoutSeed | Self::DropoutUnscaled => problem.dropout().is_some(),
+            Self::ScaleMadePositive => problem.scale() < 0.0,
+            _ => true,
+        }
+    }
 }
 
 /// A backend on the host with a mistake in it.
@@ -161,6 +193,8 @@ impl<E: Element, B: Attention<E, Storage = Host>> Attention<E> for Faulty<B> {
         Primal(mut saved): Primal<SavedViewMut<'_, Host, E>>,
         workspace: &mut Workspace,
     ) -> Result<()> {
+        self.calls.set(self.calls.get() + 1);
+        let found = (workspace.bytes() > 0).then(|| workspace.arena().take::<u8>(1)[0]);
         let (believed, seen) = (self.believed(problem), inputs.map(|inputs| self.seen(inputs)));
         let untouched = saved.output.view().to_tensor();
         let lent = crate::Saved { output: saved.output.reborrow(), lse: saved.lse.reborrow() };
@@ -178,6 +212,9 @@ impl<E: Element, B: Attention<E, Storage = Host>> Attention<E> for Faulty<B> {
                             let binary = lse.to_f64() * std::f64::consts::LOG2_E;
                             saved.lse.set([b, h, i, 0], Element::from_f64(binary));
                         }
+                        Fault::ReadsWorkspace if columns > 0 && found == Some(0x3F) => {
+                            saved.output.row_mut(b, h, i)[0] = E::default();
+                        }
                         Fault::NanInEmptyRows if lse.to_f64() == f64::NEG_INFINITY => {
                             saved.output.row_mut(b, h, i).fill(E::from_f64(f64::NAN));
                         }
@@ -188,7 +225,6 @@ impl<E: Element, B: Attention<E, Storage = Host>> Attention<E> for Faulty<B> {
                             }
                         }
                         Fault::NotRepeatable if columns > 0 => {
-                            self.calls.set(self.calls.get() + 1);
                             // The smallest change that the type can show.
                             let row = saved.output.row_mut(b, h, i);
                             let grain = if self.calls.get().is_multiple_of(2) { 1.0 } else { -1.0 };
@@ -220,6 +256,12 @@ impl<E: Element, B: Attention<E, Storage = Host>> Attention<E> for Faulty<B> {
         }
         self.inner.backward_kernel(&believed, seen.as_ref(), saved, cotangent, Cotangent(lent), workspace)?;
         match self.fault {
+            Fault::BiasGradientUnwritten => {
+                if let Some(dbias) = &mut gradients.bias {
+                    dbias.fill(E::from_f64(f64::NAN));
+                }
+                Ok(())
+            }
             Fault::ScaledQueryGradient => {
                 let scaled: Tensor<E> = {
                     let packed = gradients.q.view().to_tensor();

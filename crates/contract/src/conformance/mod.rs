@@ -8,8 +8,8 @@
 //! ```
 //!
 //! For each [`Case`] and rule the suite asks [`Attention::support`](crate::Attention::support). Where
-//! the answer is `Exact` it runs the rule into outputs filled with NaN, twice, demands the same bits
-//! both times, and holds every output against the oracle with the bounds of [`bound`](crate::bound).
+//! the answer is `Exact` it runs the rule twice, into outputs filled with NaN and with scratch full of
+//! garbage (another one each time), demands the same bits both times, and holds every output against the oracle with the bounds of [`bound`](crate::bound).
 //! Where the answer is `Refused` the call must be refused with that reason. [`controls`] holds
 //! backends that are broken on purpose: a suite that passes one of them is itself broken.
 

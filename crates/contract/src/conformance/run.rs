@@ -90,7 +90,7 @@ impl Suite {
     {
         let data = CaseData::<E>::of(case).expect("the data of a valid case");
         let (wide, mut magnitudes) = (data.widen(), data.magnitudes());
-        if let Ok(forward) = run_rule(oracle, &wide, Rule::Forward) {
+        if let Ok(forward) = run_rule(oracle, &wide, Rule::Forward, 0) {
             let out = judge::rms(forward[0].1.to_f64().view());
             magnitudes.concentration = Magnitudes::concentration_of(out, magnitudes.v);
         }
@@ -109,7 +109,7 @@ impl Suite {
         for rule in Rule::ALL {
             let support = backend.support(&data.problem, rule);
             let failed = |reason: String| outcome(rule, None, f64::INFINITY, Verdict::Failed, reason);
-            let first = match (run_rule(backend, &data, rule), &support) {
+            let first = match (run_rule(backend, &data, rule, 0xFF), &support) {
                 (Err(Error::Refused { rule: refused, reason, .. }), Support::Refused(promised))
                     if refused == rule && reason == *promised =>
                 {
@@ -136,17 +136,18 @@ impl Suite {
                 }
                 (Ok(outputs), Support::Exact) => outputs,
             };
-            let (second, reference) = match (run_rule(backend, &data, rule), run_rule(oracle, &wide, rule)) {
-                (Ok(second), Ok(reference)) => (second, reference),
-                (Err(error), _) => {
-                    report.outcomes.push(failed(format!("failed when repeated: {error}")));
-                    continue;
-                }
-                (_, Err(error)) => {
-                    report.outcomes.push(failed(format!("cannot be judged, the oracle says: {error}")));
-                    continue;
-                }
-            };
+            let (second, reference) =
+                match (run_rule(backend, &data, rule, 0x3F), run_rule(oracle, &wide, rule, 0)) {
+                    (Ok(second), Ok(reference)) => (second, reference),
+                    (Err(error), _) => {
+                        report.outcomes.push(failed(format!("failed when repeated: {error}")));
+                        continue;
+                    }
+                    (_, Err(error)) => {
+                        report.outcomes.push(failed(format!("cannot be judged, the oracle says: {error}")));
+                        continue;
+                    }
+                };
             for (((output, value), (_, again)), (_, wanted)) in first.iter().zip(&second).zip(&reference) {
                 let natural = magnitudes.natural_size(&data.problem, *output);
                 let comparison = value.compare(&wanted.to_f64(), natural);
@@ -195,8 +196,14 @@ fn poisoned_gradients<E: Element, B: Attention<E>>(
     })
 }
 
-/// Runs a rule, after the rules that it builds on, and brings its outputs to the host.
-fn run_rule<E: Element, B: Attention<E>>(backend: &B, data: &CaseData<E>, rule: Rule) -> Result<Outputs<E>> {
+/// Runs a rule, after the rules that it builds on, in scratch full of `garbage`, and brings its outputs
+/// to the host.
+fn run_rule<E: Element, B: Attention<E>>(
+    backend: &B,
+    data: &CaseData<E>,
+    rule: Rule,
+    garbage: u8,
+) -> Result<Outputs<E>> {
     type View<'a, B, E, T> = <<B as Attention<E>>::Storage as Storage>::View<'a, T>;
     let storage = backend.storage();
     let problem: &Problem = &data.problem;
@@ -218,7 +225,11 @@ fn run_rule<E: Element, B: Attention<E>>(backend: &B, data: &CaseData<E>, rule: 
         key_lengths: lengths.as_ref().map(B::Storage::view),
     };
     let inputs = Primal(&inputs);
-    let workspace = |rule| storage.workspace(backend.workspace_bytes(problem, rule));
+    let workspace = |rule| {
+        let mut workspace = storage.workspace(backend.workspace_bytes(problem, rule))?;
+        storage.fill_workspace(&mut workspace, garbage)?;
+        Ok::<_, Error>(workspace)
+    };
 
     let mut saved = poisoned_saved(backend, data)?;
     let forward = backend.forward_into(

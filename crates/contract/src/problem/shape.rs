@@ -25,6 +25,11 @@ impl Shape {
         self.heads_q / self.heads_kv
     }
 
+    /// Whether there is neither a query nor a key: every tensor but a bias is empty.
+    pub fn is_empty(&self) -> bool {
+        self.batch == 0 || (self.t == 0 && self.m == 0)
+    }
+
     /// The key/value head of a query head.
     pub fn head_kv(&self, head_q: usize) -> usize {
         head_q / self.group()

@@ -20,6 +20,10 @@ where
     E: Element,
     E::Acc: Real,
 {
+    if problem.shape().is_empty() {
+        gradients.as_mut().named().for_each(|(_, gradient)| gradient.fill(E::default()));
+        return Ok(());
+    }
     let scale = E::Acc::from_f64(problem.scale());
     // Sums over the heads of a group and over broadcast axes are kept in the accumulation type
     // until every head is done.

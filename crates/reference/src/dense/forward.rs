@@ -17,6 +17,9 @@ where
     E: Element,
     E::Acc: Real,
 {
+    if problem.shape().is_empty() {
+        return Ok(());
+    }
     let visibility = Visibility::of(problem);
     for index in head::indices(problem, inputs)? {
         let q = matrix(inputs.q, index.batch, index.q, problem.shape().t);

@@ -147,7 +147,7 @@ impl<E: Operand> Task<'_, E> {
         for (i, (((lse, factor), max), sum)) in rows {
             // A row that has seen a finite score has one equal to its maximum, so its sum is at least one.
             let empty = *sum == zero;
-            if empty && self.policy.overflowed(self.head, self.start + i) {
+            if empty && self.policy.sees_a_key(self.head, self.start + i) {
                 // Not a row that sees nothing: its scores are lost, and so is its output.
                 *sum = E::Acc::from_f64(f64::NAN);
                 *max = *sum;

@@ -5,11 +5,14 @@
 //! over pulp's vectors, both chosen for the machine at run time; tasks go to rayon's current pool.
 //!
 //! Deterministic: the partition into tasks and the order of every sum depend on the problem alone, so
-//! the bits are the same for any number of threads (on machines with the same instruction set).
+//! the bits are the same for any number of threads (on machines with the same instruction set, and for
+//! operands laid out alike: a product of one column may sum in another order through other strides).
 //!
-//! Scratch, beyond inputs and outputs: two or three tiles a thread, and one row statistic. f16 and
-//! bf16 operands are widened once, and results that are not packed f32 or f64 are computed in packed
-//! scratch first; both are of the size of the operands.
+//! Scratch, beyond inputs and outputs: one to three tiles a thread, and up to three row statistics.
+//! f16 and bf16 operands are widened once, and results that are not packed f32 or f64 are computed in
+//! packed scratch first; both are of the size of the operands. `workspace_bytes` does not know the
+//! layout of a call's outputs and reserves that scratch for every call; the system gives memory to
+//! what is touched. A call allocates a few lists of tasks, nothing of the size of the data.
 
 // Vector code must melt into the function that pulp compiles for an instruction set; otherwise every
 // operation is a call that passes registers through memory.
@@ -191,6 +194,7 @@ where
         } else {
             row_statistics::from_output(&shape, g, E::widen(saved.output, &mut arena), factor, delta);
         }
+        row_statistics::distrust_blind_rows(&shape, &policy, lse, delta);
         let statistics = softmax::RowStatistics { lse, factor, delta };
 
         let mut dq = Target::<E>::new(gradients.q, &mut arena);

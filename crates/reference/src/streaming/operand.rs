@@ -46,6 +46,9 @@ macro_rules! computed_in_f32 {
             fn widen<'a, 'w: 'a>(view: TensorView<'a, Self>, arena: &mut Arena<'w>) -> TensorView<'a, f32> {
                 let [batch, heads, rows, columns] = view.shape();
                 let packed = arena.take::<f32>(view.layout().len());
+                if view.layout().is_empty() {
+                    return TensorView::contiguous(&*packed, view.shape()).expect("an empty view");
+                }
                 let mut targets = packed.chunks_mut(columns.max(1));
                 for b in 0..batch {
                     for h in 0..heads {
@@ -102,6 +105,9 @@ impl<'a, E: Operand> Target<'a, E> {
     /// Rounds into the caller's memory.
     pub(super) fn finish(self) {
         let Self::Scratch(data, mut out) = self else { return };
+        if out.layout().is_empty() {
+            return;
+        }
         let [batch, heads, rows, columns] = out.shape();
         let mut sources = data.chunks(columns.max(1));
         for b in 0..batch {

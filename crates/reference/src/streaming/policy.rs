@@ -21,7 +21,9 @@ pub(super) enum Tile {
 /// Masks, bias and dropout of one call.
 pub(super) struct Policy<'a, E: Element> {
     visibility: Visibility,
-    key_lengths: Vec<usize>,
+    /// `None` when every batch entry has all keys: a batch may be huge when nothing else is.
+    key_lengths: Option<Vec<usize>>,
+    all_keys: usize,
     bias: Option<TensorView<'a, E>>,
     mask: Option<TensorView<'a, u8>>,
     dropout: Option<Dropout>,
@@ -34,10 +36,12 @@ where
     E::Acc: Vector,
 {
     pub(super) fn new(problem: &Problem, inputs: &Inputs<'a, Host, E>, arch: Arch) -> Result<Self> {
-        let key_lengths = (0..problem.shape().batch).map(|b| inputs.key_length(problem, b));
+        let shape = problem.shape();
+        let lengths = || (0..shape.batch).map(|b| inputs.key_length(problem, b)).collect::<Result<_>>();
         Ok(Self {
             visibility: Visibility::of(problem),
-            key_lengths: key_lengths.collect::<Result<_>>()?,
+            key_lengths: problem.key_lengths().then(lengths).transpose()?,
+            all_keys: shape.m,
             bias: inputs.bias,
             mask: inputs.mask,
             dropout: problem.dropout(),
@@ -47,12 +51,12 @@ where
 
     /// The keys that some of `rows` may see. Keys outside are never read.
     pub(super) fn keys(&self, batch: usize, rows: Range<usize>) -> Range<usize> {
-        self.visibility.keys_of_rows(rows, self.key_lengths[batch])
+        self.visibility.keys_of_rows(rows, self.key_length(batch))
     }
 
     /// Real keys of a batch entry.
     pub(super) fn key_length(&self, batch: usize) -> usize {
-        self.key_lengths[batch]
+        self.key_lengths.as_ref().map_or(self.all_keys, |lengths| lengths[batch])
     }
 
     pub(super) fn tile(&self, batch: usize, rows: Range<usize>, keys: Range<usize>) -> Tile {
@@ -64,7 +68,7 @@ where
             return Tile::Edited;
         }
         // Both ends of a row's interval move forward with the row.
-        let length = self.key_lengths[batch];
+        let length = self.key_length(batch);
         let (first, last) =
             (self.visibility.keys(rows.start, length), self.visibility.keys(rows.end - 1, length));
         if last.start <= keys.start && keys.end <= first.end { Tile::Plain } else { Tile::Edited }
@@ -117,16 +121,16 @@ where
             }
         }
         // Last: whatever a bias is at a hidden key, the key stays hidden.
-        let seen = self.visibility.keys(at[2], self.key_lengths[at[0]]);
+        let seen = self.visibility.keys(at[2], self.key_length(at[0]));
         let start = seen.start.clamp(keys.start, keys.end) - keys.start;
         let end = seen.end.clamp(keys.start, keys.end) - keys.start;
         row[..start].fill(unseen);
         row[end.max(start)..].fill(unseen);
     }
 
-    /// Whether a row whose scores are all `-inf` sees a key none the less: then they overflowed.
-    pub(super) fn overflowed(&self, [batch, head]: [usize; 2], row: usize) -> bool {
-        let keys = self.visibility.keys(row, self.key_lengths[batch]);
+    /// Whether a row sees a key. If it does and its scores are all `-inf`, they overflowed.
+    pub(super) fn sees_a_key(&self, [batch, head]: [usize; 2], row: usize) -> bool {
+        let keys = self.visibility.keys(row, self.key_length(batch));
         any_visible(keys, [batch, head, row], self.mask, self.bias)
     }
 

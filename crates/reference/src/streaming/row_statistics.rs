@@ -14,6 +14,7 @@ use rayon::prelude::*;
 use theria_contract::{Element, Shape, TensorView};
 
 use super::cotangent_tile::{TileMaker, Weights, steps};
+use super::policy::Policy;
 use super::slots::Slots;
 use super::softmax::{Dot, RowStatistics, Sum};
 use super::tile::{blocks, padded};
@@ -101,6 +102,24 @@ pub(super) fn from_tiles<E: Operand>(
             });
         });
     });
+}
+
+/// A row that sees keys cannot have an lse of `-inf`: whoever saved it was wrong, and its derivatives
+/// are NaN rather than plausible.
+pub(super) fn distrust_blind_rows<E: Operand>(
+    shape: &Shape,
+    policy: &Policy<'_, E>,
+    lse: &[E::Acc],
+    delta: &mut [E::Acc],
+) {
+    for (at, (lse, delta)) in lse.iter().zip(delta).enumerate() {
+        if lse.to_f64() == f64::NEG_INFINITY {
+            let (head, row) = (at / shape.t, at % shape.t);
+            if policy.sees_a_key([head / shape.heads_q, head % shape.heads_q], row) {
+                *delta = E::Acc::from_f64(f64::NAN);
+            }
+        }
+    }
 }
 
 /// Elements of the two constant statistics.

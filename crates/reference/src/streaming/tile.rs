@@ -82,6 +82,15 @@ pub(super) fn product<A: Vector>(
     b: MatRef<'_, A>,
     alpha: A,
 ) {
+    // Into a single row or column faer adds term by term: over a long sweep of tiles that is one naive
+    // sum. The tile's own sum first, and one addition for each tile.
+    if accum == Accum::Add && (dst.nrows() == 1 || dst.ncols() == 1) {
+        let mut dst = dst;
+        let mut sum = faer::Mat::zeros(dst.nrows(), dst.ncols());
+        matmul(sum.as_mut(), Accum::Replace, a, b, alpha, Par::Seq);
+        dst += sum;
+        return;
+    }
     matmul(dst, accum, a, b, alpha, Par::Seq);
 }
 
