@@ -11,7 +11,8 @@ Usage, from the root of the repository:
 Both sides run in the same run: for every row and number of threads, rounds of theria and PyTorch
 alternate, so that clock drift and neighbours hit both. Both get the same inputs. Before a row is
 timed, its results are compared with attention computed by PyTorch in float64 on these inputs, and
-the run exits with an error, after its report, when either side is off. The ratio is PyTorch's median over theria's.
+the run exits with an error, after its report, when either side is off. The ratio is PyTorch's median
+over theria's.
 
 theria is measured twice: into memory that the caller owns (family "into"), as a training loop would
 use it, and allocating its results in each call (family "allocating"), as PyTorch does. PyTorch's
