@@ -1,7 +1,7 @@
 //! What attention is, for every backend and every caller.
 //!
 //! This crate computes nothing. It fixes the words: a [`Problem`] says everything about a call but
-//! the data, a [`Rule`] is one of the four derivative rules, a [role](role) keeps tangents and
+//! the data, a [`Rule`] is one of the four derivative rules, a [`role`] keeps tangents and
 //! cotangents apart, [`Support`] says what a backend vouches for, and the [`Attention`] trait is
 //! the operator that every backend implements. The suite in `conformance` (feature of the same
 //! name) judges an implementation.
