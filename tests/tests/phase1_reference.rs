@@ -9,6 +9,18 @@ use theria_reference::{Dense, Streaming};
 use theria_tests::evidence::{self, Row, rows_of};
 use theria_tests::fixtures::{self, Fixture};
 
+/// A backend on the host that serves every element type.
+trait EveryElement:
+    Attention<f64, Storage = Host>
+    + Attention<f32, Storage = Host>
+    + Attention<f16, Storage = Host>
+    + Attention<bf16, Storage = Host>
+{
+}
+
+impl EveryElement for Dense {}
+impl EveryElement for Streaming {}
+
 /// Evaluates one stored case and compares everything that phase 1 speaks of.
 fn judge<E: Element, B: Attention<E, Storage = Host>>(backend: &B, fixture: &Fixture, rows: &mut Vec<Row>) {
     // Binary64 is held to a tenth of the general bound: both sides are exact up to rounding.
@@ -39,13 +51,7 @@ fn judge<E: Element, B: Attention<E, Storage = Host>>(backend: &B, fixture: &Fix
     }
 }
 
-fn judge_all<B>(backend: &B) -> Vec<Row>
-where
-    B: Attention<f64, Storage = Host>
-        + Attention<f32, Storage = Host>
-        + Attention<f16, Storage = Host>
-        + Attention<bf16, Storage = Host>,
-{
+fn judge_all<B: EveryElement>(backend: &B) -> Vec<Row> {
     let mut rows = Vec::new();
     for fixture in fixtures::all() {
         match fixture.dtype() {
@@ -71,13 +77,7 @@ fn assert_passed(rows: &[Row]) {
 }
 
 /// The conformance suite in every element type, and a check that nothing of it failed.
-fn conform<B>(backend: &B) -> Vec<Row>
-where
-    B: Attention<f64, Storage = Host>
-        + Attention<f32, Storage = Host>
-        + Attention<f16, Storage = Host>
-        + Attention<bf16, Storage = Host>,
-{
+fn conform<B: EveryElement>(backend: &B) -> Vec<Row> {
     let (suite, oracle) = (Suite::standard(), Dense::new());
     let mut report: Report = suite.run::<f64, _, _>(backend, &oracle);
     report.extend(suite.run::<f32, _, _>(backend, &oracle));

@@ -266,6 +266,11 @@ impl<T: Scalar> Tensor<T> {
         &self.data
     }
 
+    /// The memory, bit by bit: what a comparison of bits compares.
+    pub fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.data)
+    }
+
     /// The memory, to be written.
     pub fn data_mut(&mut self) -> &mut [T] {
         &mut self.data

@@ -61,12 +61,6 @@ impl<'a> Arena<'a> {
         self.free = rest;
         &mut bytemuck::cast_slice_mut(piece)[..count]
     }
-
-    /// The next `bytes` bytes as an arena of their own, for one thread.
-    #[must_use]
-    pub fn split(&mut self, bytes: usize) -> Arena<'a> {
-        Arena { free: self.take::<u8>(bytes.next_multiple_of(ALIGNMENT)) }
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The bits of a result do not depend on the number of threads.
 
 use theria_contract::conformance::{Case, CaseData, Suite};
-use theria_contract::{Attention, Cotangent, Host, Inputs, Primal, Qkv, SavedTensor, Scalar, Tensor};
+use theria_contract::{Attention, Cotangent, Host, Inputs, Primal, Qkv, SavedTensor, Tensor};
 use theria_reference::Streaming;
 use theria_reference::streaming::Operand;
 
@@ -27,10 +27,6 @@ where
     })
 }
 
-fn bytes<T: Scalar>(tensor: &Tensor<T>) -> &[u8] {
-    bytemuck::cast_slice(tensor.data())
-}
-
 fn assert_same_bits<E>(case: &Case)
 where
     E: Operand,
@@ -41,10 +37,10 @@ where
     for threads in [2, 3, 7] {
         let (other, others) = with_threads(&data, threads);
         let context = format!("{} in {} with {threads} threads", case.name, E::DTYPE);
-        assert!(bytes(&saved.output) == bytes(&other.output), "out of {context}");
-        assert!(bytes(&saved.lse) == bytes(&other.lse), "lse of {context}");
+        assert!(saved.output.bytes() == other.output.bytes(), "out of {context}");
+        assert!(saved.lse.bytes() == other.lse.bytes(), "lse of {context}");
         for ((name, one), (_, another)) in gradients.as_ref().named().zip(others.as_ref().named()) {
-            assert!(bytes(one) == bytes(another), "d{name} of {context}");
+            assert!(one.bytes() == another.bytes(), "d{name} of {context}");
         }
     }
 }
@@ -75,5 +71,5 @@ fn one_bit_is_a_difference() {
     let one = Tensor::from_vec(vec![1.0_f32, 2.0], [1, 1, 1, 2]).unwrap();
     let another =
         Tensor::from_vec(vec![1.0_f32, f32::from_bits(2.0_f32.to_bits() + 1)], [1, 1, 1, 2]).unwrap();
-    assert!(bytes(&one) != bytes(&another));
+    assert!(one.bytes() != another.bytes());
 }

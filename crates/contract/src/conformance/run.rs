@@ -5,7 +5,7 @@ use super::{Case, CaseData, Memory, Outcome, Report, Verdict, standard_cases};
 use crate::judge::{self, Comparison, Magnitudes, Output, compare};
 use crate::{
     Attention, Cotangent, Directions, Element, Error, Host, Inputs, Precision, Primal, Problem, Qkv, Result,
-    Rule, Saved, Scalar, SecondOrder, Storage, Support, Tangent, Tensor, bound,
+    Rule, Saved, SecondOrder, Storage, Support, Tangent, Tensor, bound,
 };
 
 /// A list of cases, and the precision in which outputs are judged.
@@ -44,12 +44,9 @@ impl<E: Element> Wide<E> {
     }
 
     fn same_bits(&self, other: &Self) -> bool {
-        fn bytes<T: Scalar>(tensor: &Tensor<T>) -> &[u8] {
-            bytemuck::cast_slice(tensor.data())
-        }
         match (self, other) {
-            (Self::Element(a), Self::Element(b)) => bytes(a) == bytes(b),
-            (Self::Statistic(a), Self::Statistic(b)) => bytes(a) == bytes(b),
+            (Self::Element(a), Self::Element(b)) => a.bytes() == b.bytes(),
+            (Self::Statistic(a), Self::Statistic(b)) => a.bytes() == b.bytes(),
             _ => false,
         }
     }

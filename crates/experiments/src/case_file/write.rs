@@ -47,12 +47,12 @@ impl FileTensor {
 
     /// Key lengths: `[1, 1, 1, B]` becomes `[B]`.
     pub fn key_lengths(tensor: &Tensor<i32>) -> Self {
-        let bytes = bytemuck::cast_slice(tensor.view().to_tensor().data()).to_vec();
+        let bytes = tensor.view().to_tensor().bytes().to_vec();
         Self { name: names::KEY_LENGTHS, dtype: "I32", shape: tensor.shape()[3..].to_vec(), width: 4, bytes }
     }
 
     fn of_shape<E: Element>(name: &'static str, tensor: &Tensor<E>, shape: Vec<usize>) -> Self {
-        let bytes = bytemuck::cast_slice(tensor.view().to_tensor().data()).to_vec();
+        let bytes = tensor.view().to_tensor().bytes().to_vec();
         Self { name, dtype: names::file_type(E::DTYPE), shape, width: E::DTYPE.size(), bytes }
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use theria_contract::{Attention, DType, Element, Host};
+use theria_contract::{Attention, DType, Element, Host, Tensor};
 use theria_reference::{Dense, Streaming};
 
 use crate::Failure;
@@ -161,10 +161,6 @@ fn read<E: Element>(path: &Path, operands: &mut Operands<E>) -> Result<(), Failu
 
 fn write<E: Element>(path: &Path, results: &Results<E>) -> Result<(), Failure> {
     let tensors = [&results.saved.output, &results.gradients.q, &results.gradients.k, &results.gradients.v];
-    let bytes: Vec<u8> = tensors
-        .into_iter()
-        .flat_map(|tensor| bytemuck::cast_slice::<E, u8>(tensor.data()))
-        .copied()
-        .collect();
+    let bytes: Vec<u8> = tensors.into_iter().flat_map(Tensor::bytes).copied().collect();
     fs::write(path, bytes).map_err(|error| format!("cannot write {}: {error}", path.display()).into())
 }

@@ -122,8 +122,7 @@ fn sweep<E: Operand>(
         let k = rows(maker.operands.k, batch, head_kv, keys.clone());
         for queries in blocks(range.start..row_end, rows_step) {
             let head = [batch, range.head];
-            let first_row = (batch * shape.heads_q + range.head) * shape.t;
-            let statistics = statistics.of(first_row + queries.start..first_row + queries.end);
+            let statistics = statistics.of(&shape, head, queries.clone());
             let tile = maker.make(head, queries.clone(), keys.clone(), statistics, Weights::Dropped, scratch);
             let Some(tile) = tile else { continue };
             let n = queries.len();

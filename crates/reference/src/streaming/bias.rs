@@ -72,8 +72,7 @@ impl Piece {
             let key_end = self.keys.end.min(maker.policy.key_length(batch));
             for head in indices(1, shape.heads_q) {
                 for queries in blocks(self.queries.clone(), rows_step) {
-                    let first_row = (batch * shape.heads_q + head) * shape.t;
-                    let rows = statistics.of(first_row + queries.start..first_row + queries.end);
+                    let rows = statistics.of(&shape, [batch, head], queries.clone());
                     for keys in blocks(self.keys.start..key_end.max(self.keys.start), keys_step) {
                         let (head, weights) = ([batch, head], Weights::Dropped);
                         let tile = maker.make(head, queries.clone(), keys.clone(), rows, weights, scratch);

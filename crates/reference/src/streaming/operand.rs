@@ -11,19 +11,23 @@ use super::Vector;
 
 /// An element type of the streaming backend.
 pub trait Operand: Element<Acc: Vector> {
+    /// Whether this is the type of computation, so that operands and results are used where they lie.
+    const IN_PLACE: bool;
+
     /// Scratch that an operand of `count` elements needs.
     fn widened_bytes(count: usize) -> usize;
 
     /// The operand in the type of computation: itself, or a packed copy.
     fn widen<'a, 'w: 'a>(view: TensorView<'a, Self>, arena: &mut Arena<'w>) -> TensorView<'a, Self::Acc>;
 
-    /// Packed memory of this type as memory of the type of computation, if they are one type.
+    /// Memory of this type as memory of the type of computation, if it is [`Self::IN_PLACE`].
     fn as_acc_mut(data: &mut [Self]) -> Option<&mut [Self::Acc]>;
 }
 
 macro_rules! computed_in_place {
     ($($t:ty),*) => {$(
         impl Operand for $t {
+            const IN_PLACE: bool = true;
             fn widened_bytes(_count: usize) -> usize {
                 0
             }
@@ -40,6 +44,7 @@ macro_rules! computed_in_place {
 macro_rules! computed_in_f32 {
     ($($t:ty),*) => {$(
         impl Operand for $t {
+            const IN_PLACE: bool = false;
             fn widened_bytes(count: usize) -> usize {
                 Workspace::bytes_for::<f32>(count)
             }
@@ -87,9 +92,8 @@ impl<'a, E: Operand> Target<'a, E> {
     /// The caller's memory if it is packed and of the right type, else scratch.
     pub(super) fn new<'w: 'a>(out: TensorViewMut<'a, E>, arena: &mut Arena<'w>) -> Self {
         let len = out.layout().len();
-        let packed = out.layout().is_packed();
-        if packed && E::as_acc_mut(&mut []).is_some() {
-            let data = E::as_acc_mut(&mut out.into_data()[..len]).expect("asked just now");
+        if E::IN_PLACE && out.layout().is_packed() {
+            let data = E::as_acc_mut(&mut out.into_data()[..len]).expect("one type");
             return Self::Direct(data);
         }
         Self::Scratch(arena.take(len), out)

@@ -30,11 +30,10 @@ pub(super) fn scratch<A: Vector>(shape: &Shape) -> usize {
 
 /// Whether the light way is not exact enough.
 pub(super) fn needs_sweep<E: Operand>(lse: &[E::Acc]) -> bool {
-    let half = size_of::<E>() < size_of::<E::Acc>();
     // No early end: a loop that always runs through is one that the compiler turns into vectors.
     let (large, infinity) = (E::Acc::from_f64(LARGE_LSE), E::Acc::from_f64(f64::INFINITY));
     let beyond = |x: E::Acc| u32::from(x > large && x < infinity) + u32::from(x < -large && x > -infinity);
-    half || lse.iter().fold(0, |any, &lse| any | beyond(lse)) != 0
+    !E::IN_PLACE || lse.iter().fold(0, |any, &lse| any | beyond(lse)) != 0
 }
 
 /// δ = rowsum(G ∘ O), packed; the factor is one.

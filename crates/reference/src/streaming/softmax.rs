@@ -1,6 +1,9 @@
 //! The element-wise passes over a tile of scores. Tiles are row-major, rows padded to whole registers.
 
+use std::ops::Range;
+
 use pulp::{Simd, WithSimd};
+use theria_contract::Shape;
 
 use super::Vector;
 
@@ -160,8 +163,10 @@ pub(super) struct RowStatistics<'a, A> {
 }
 
 impl<A> RowStatistics<'_, A> {
-    /// Those of some rows.
-    pub(super) fn of(&self, rows: std::ops::Range<usize>) -> Self {
+    /// Those of some queries of one head.
+    pub(super) fn of(&self, shape: &Shape, [batch, head]: [usize; 2], queries: Range<usize>) -> Self {
+        let first_row = (batch * shape.heads_q + head) * shape.t;
+        let rows = first_row + queries.start..first_row + queries.end;
         Self { lse: &self.lse[rows.clone()], factor: &self.factor[rows.clone()], delta: &self.delta[rows] }
     }
 }
