@@ -121,3 +121,8 @@ pub fn dropout_weights<A: Real>(problem: &Problem, index: Index) -> Mat<A> {
 pub fn hadamard<A: Real>(a: MatRef<'_, A>, b: MatRef<'_, A>) -> Mat<A> {
     Mat::from_fn(a.nrows(), a.ncols(), |i, j| a[(i, j)] * b[(i, j)])
 }
+
+/// The sum of each row.
+pub fn row_sums<A: Real>(matrix: MatRef<'_, A>) -> Vec<A> {
+    (0..matrix.nrows()).map(|i| (0..matrix.ncols()).map(|c| matrix[(i, c)]).sum()).collect()
+}

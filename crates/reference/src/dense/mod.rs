@@ -17,6 +17,7 @@
 mod backward;
 mod forward;
 pub mod head;
+mod sums;
 
 use theria_contract::{
     Attention, Checks, Cotangent, Element, Host, Inputs, Primal, Problem, Qkv, Refusal, Result, Rule,
@@ -24,6 +25,7 @@ use theria_contract::{
 };
 
 use crate::Real;
+pub use sums::GradientSums;
 
 /// The oracle: attention by whole matrices.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,0 +1,1 @@
+//! Which proof catches which mistake.

@@ -1,0 +1,1 @@
+//! Proofs of derivatives that can fail, for anybody's function.
