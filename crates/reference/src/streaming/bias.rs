@@ -7,27 +7,46 @@
 use std::ops::Range;
 
 use rayon::prelude::*;
+use theria_contract::Shape;
 
-use super::cotangent_tile::{TileMaker, Weights, steps};
+use super::Vector;
 use super::slots::Slots;
-use super::softmax::RowStatistics;
 use super::tile::blocks;
-use super::{Operand, Vector};
 
-/// Overwrites `dbias`, packed, of shape `bias`.
-pub(super) fn run<E: Operand>(
-    maker: &TileMaker<'_, E>,
-    statistics: RowStatistics<'_, E::Acc>,
+/// Whatever makes tiles of cotangents of scores: dS, or its tangent.
+pub trait CotangentTiles<A>: Sync {
+    /// The sizes of the problem.
+    fn shape(&self) -> Shape;
+
+    /// Rows and keys of the largest tile.
+    fn steps(&self) -> [usize; 2];
+
+    /// Real keys of a batch entry.
+    fn key_length(&self, batch: usize) -> usize;
+
+    /// The tile of these queries and keys, and the stride of its rows; `None` when no query sees a key.
+    fn tile<'s>(
+        &self,
+        head: [usize; 2],
+        queries: Range<usize>,
+        keys: Range<usize>,
+        scratch: &'s mut [A],
+    ) -> Option<(&'s [A], usize)>;
+}
+
+/// Overwrites `dbias`, packed, of shape `bias`, with the sum of all tiles.
+pub fn run<A: Vector>(
+    tiles: &impl CotangentTiles<A>,
     bias: [usize; 4],
-    dbias: &mut [E::Acc],
-    slots: &Slots<'_, E::Acc>,
+    dbias: &mut [A],
+    slots: &Slots<'_, A>,
 ) {
-    dbias.fill(E::Acc::default());
-    let shape = maker.problem.shape();
+    dbias.fill(A::default());
+    let shape = tiles.shape();
     if dbias.is_empty() || shape.batch * shape.t * shape.m == 0 {
         return;
     }
-    let (rows_step, keys_step) = steps::<E::Acc>(&shape);
+    let [rows_step, keys_step] = tiles.steps();
     let [_, heads, bias_rows, bias_keys] = bias;
     let by_rows = bias_rows > 1;
     let piece = if by_rows { rows_step * bias_keys } else { keys_step.min(bias_keys) };
@@ -37,7 +56,7 @@ pub(super) fn run<E: Operand>(
             let queries = if by_rows { block(index, rows_step, shape.t) } else { 0..shape.t };
             let keys = if !by_rows && bias_keys > 1 { block(index, keys_step, shape.m) } else { 0..shape.m };
             let piece = Piece { bias, entry, queries, keys };
-            slots.with(|scratch| piece.sum(maker, statistics, dbias, scratch));
+            slots.with(|scratch| piece.sum(tiles, dbias, scratch));
         });
     });
 }
@@ -55,29 +74,21 @@ struct Piece {
 }
 
 impl Piece {
-    fn sum<E: Operand>(
-        &self,
-        maker: &TileMaker<'_, E>,
-        statistics: RowStatistics<'_, E::Acc>,
-        dbias: &mut [E::Acc],
-        scratch: &mut [E::Acc],
-    ) {
-        let shape = maker.problem.shape();
-        let (rows_step, keys_step) = steps::<E::Acc>(&shape);
+    fn sum<A: Vector>(&self, tiles: &impl CotangentTiles<A>, dbias: &mut [A], scratch: &mut [A]) {
+        let shape = tiles.shape();
+        let [rows_step, keys_step] = tiles.steps();
         // An axis of length 1 stands for every index.
         let indices = |axis: usize, length: usize| {
             if self.bias[axis] == 1 { 0..length } else { self.entry[axis]..self.entry[axis] + 1 }
         };
         for batch in indices(0, shape.batch) {
-            let key_end = self.keys.end.min(maker.policy.key_length(batch));
+            let key_end = self.keys.end.min(tiles.key_length(batch)).max(self.keys.start);
             for head in indices(1, shape.heads_q) {
                 for queries in blocks(self.queries.clone(), rows_step) {
-                    let rows = statistics.of(&shape, [batch, head], queries.clone());
-                    for keys in blocks(self.keys.start..key_end.max(self.keys.start), keys_step) {
-                        let (head, weights) = ([batch, head], Weights::Dropped);
-                        let tile = maker.make(head, queries.clone(), keys.clone(), rows, weights, scratch);
-                        let Some(tile) = tile else { continue };
-                        for (i, ds) in queries.clone().zip(tile.ds.chunks(tile.stride)) {
+                    for keys in blocks(self.keys.start..key_end, keys_step) {
+                        let tile = tiles.tile([batch, head], queries.clone(), keys.clone(), scratch);
+                        let Some((tile, stride)) = tile else { continue };
+                        for (i, ds) in queries.clone().zip(tile.chunks(stride)) {
                             self.add_row(i, keys.clone(), &ds[..keys.len()], dbias);
                         }
                     }

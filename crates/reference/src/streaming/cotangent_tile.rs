@@ -10,8 +10,10 @@ use faer::Accum;
 use pulp::Arch;
 use theria_contract::{Element, Problem, Shape, TensorView};
 
+use super::bias::CotangentTiles;
+use super::passes::MultiplyRows;
 use super::policy::{Policy, Tile};
-use super::softmax::{MultiplyRows, RowStatistics, ScoreCotangent};
+use super::softmax::{RowStatistics, ScoreCotangent};
 use super::tile::{Tiles, even_block, matrix_mut, padded, product, rows};
 use super::{Operand, Vector};
 
@@ -20,13 +22,13 @@ use super::{Operand, Vector};
 const TILES: Tiles = Tiles { rows: 128, keys: 256 };
 
 /// Block sizes: a function of the problem alone.
-pub(super) fn steps<A>(shape: &Shape) -> (usize, usize) {
-    (even_block(shape.t, TILES.rows), even_block(shape.m, TILES.keys_of::<A>()))
+pub(super) fn steps<A>(shape: &Shape) -> [usize; 2] {
+    [even_block(shape.t, TILES.rows), even_block(shape.m, TILES.keys_of::<A>())]
 }
 
 /// Elements of scratch that a tile needs: the scores, their cotangent, and dropout weights.
 pub(super) fn tile_scratch<A: Vector>(problem: &Problem) -> usize {
-    let (rows, keys) = steps::<A>(&problem.shape());
+    let [rows, keys] = steps::<A>(&problem.shape());
     let tiles = if problem.dropout().is_some() { 3 } else { 2 };
     tiles * rows * padded::<A>(keys)
 }
@@ -112,5 +114,37 @@ impl<E: Operand> TileMaker<'_, E> {
             self.arch.dispatch(ScoreCotangent { scores, cotangent, stride, columns, rows: statistics });
         }
         Some(MadeTile { weights: scores, ds: cotangent, stride })
+    }
+}
+
+/// Tiles of dS.
+pub(super) struct BackwardTiles<'a, E: Operand> {
+    pub(super) maker: &'a TileMaker<'a, E>,
+    pub(super) statistics: RowStatistics<'a, E::Acc>,
+}
+
+impl<E: Operand> CotangentTiles<E::Acc> for BackwardTiles<'_, E> {
+    fn shape(&self) -> Shape {
+        self.maker.problem.shape()
+    }
+
+    fn steps(&self) -> [usize; 2] {
+        steps::<E::Acc>(&self.shape())
+    }
+
+    fn key_length(&self, batch: usize) -> usize {
+        self.maker.policy.key_length(batch)
+    }
+
+    fn tile<'s>(
+        &self,
+        head: [usize; 2],
+        queries: Range<usize>,
+        keys: Range<usize>,
+        scratch: &'s mut [E::Acc],
+    ) -> Option<(&'s [E::Acc], usize)> {
+        let rows = self.statistics.of(&self.shape(), head, queries.clone());
+        let tile = self.maker.make(head, queries, keys, rows, Weights::Kept, scratch)?;
+        Some((tile.ds, tile.stride))
     }
 }

@@ -13,9 +13,10 @@ use faer::Accum;
 use rayon::prelude::*;
 use theria_contract::{Element, Problem, Shape, TensorView};
 
+use super::passes::MultiplyRows;
 use super::policy::{Policy, Tile};
 use super::slots::Slots;
-use super::softmax::{MultiplyRows, OnlineSoftmax, ScaleRows, WriteRows};
+use super::softmax::{OnlineSoftmax, ScaleRows, WriteRows};
 use super::tile::{Tiles, blocks, even_block, matrix, matrix_mut, padded, product, rows};
 use super::{Operand, Vector};
 use crate::Real;

@@ -8,36 +8,42 @@
 //! the bits are the same for any number of threads (on machines with the same instruction set, and for
 //! operands laid out alike: a product of one column may sum in another order through other strides).
 //!
+//! The public modules are the parts that sweeps over tiles are made of; the crate of the JVP and the
+//! second order makes its sweeps of the same parts.
+//!
 //! Scratch, beyond inputs and outputs: one to three tiles a thread, and up to three row statistics.
 //! f16 and bf16 operands are widened once, and results that are not packed f32 or f64 are computed in
 //! packed scratch first; both are of the size of the operands. `workspace_bytes` does not know the
 //! layout of a call's outputs and reserves that scratch for every call; the system gives memory to
-//! what is touched. A call allocates a few lists of tasks, nothing of the size of the data.
+//! what is touched. After the first call on its threads, an `_into` call allocates nothing; the one
+//! exception are operands whose rows overlap, which are copied apart.
 
 // Vector code must melt into the function that pulp compiles for an instruction set; otherwise every
 // operation is a call that passes registers through memory.
 #![allow(clippy::inline_always)]
 
 mod backward;
-mod bias;
+pub mod bias;
 mod cotangent_tile;
 mod exp;
 mod forward;
-mod operand;
-mod policy;
-mod row_statistics;
-mod slots;
+pub mod operand;
+pub mod passes;
+pub mod policy;
+pub mod row_statistics;
+pub mod slots;
 mod softmax;
-mod tile;
+pub mod tile;
 mod vector;
+pub mod waves;
 
 use theria_contract::{
-    Arena, Attention, Checks, Cotangent, Element, Host, Inputs, Primal, Problem, Qkv, Refusal, Result, Rule,
-    SavedView, SavedViewMut, Shape, Support, Tensor, TensorView, TensorViewMut, Workspace,
+    Attention, Checks, Cotangent, Host, Inputs, Primal, Problem, Qkv, Refusal, Result, Rule, SavedView,
+    SavedViewMut, Shape, Support, TensorView, TensorViewMut, Workspace,
 };
 
 pub use operand::Operand;
-use operand::Target;
+use operand::{Apart, Target};
 use policy::Policy;
 use slots::Slots;
 pub use vector::Vector;
@@ -62,23 +68,6 @@ impl Streaming {
     }
 }
 
-/// Elements of a tensor of this shape.
-fn count(shape: [usize; 4]) -> usize {
-    shape.iter().product()
-}
-
-/// Rows that overlap (an axis repeated with stride 0, or interleaved) are copied apart: products
-/// want a matrix. Nobody's hot path; everything else is read where it lies.
-fn apart<E: Element>(view: TensorView<'_, E>) -> Option<Tensor<E>> {
-    let (shape, strides) = (view.shape(), view.layout().strides());
-    (shape[2] > 1 && strides[2] < shape[3]).then(|| view.to_tensor())
-}
-
-/// The operand where it lies, or its copy.
-fn source<'a, E: Element>(view: TensorView<'a, E>, copy: Option<&'a Tensor<E>>) -> TensorView<'a, E> {
-    copy.map_or(view, Tensor::view)
-}
-
 /// Elements of scratch that a thread of the backward rule needs.
 fn backward_scratch<A: Vector>(problem: &Problem) -> usize {
     cotangent_tile::tile_scratch::<A>(problem) + row_statistics::scratch::<A>(&problem.shape())
@@ -89,7 +78,7 @@ fn widened_bytes<E: Operand>(shape: &Shape, rule: Rule) -> usize {
     let outputs = usize::from(rule == Rule::Backward);
     [(shape.q(), 1), (shape.k(), 1), (shape.v(), 1), (shape.output(), outputs)]
         .into_iter()
-        .map(|(shape, times)| times * E::widened_bytes(count(shape)))
+        .map(|(shape, times)| times * E::widened_bytes(shape))
         .sum()
 }
 
@@ -121,8 +110,8 @@ where
 
     fn workspace_bytes(&self, problem: &Problem, rule: Rule) -> usize {
         let shape = problem.shape();
-        let target = |shape| Target::<E>::bytes(count(shape));
-        let statistic = Workspace::bytes_for::<E::Acc>(count(shape.rows()));
+        let target = Target::<E>::bytes;
+        let statistic = Target::<E::Acc>::bytes(shape.rows());
         let widened = widened_bytes::<E>(&shape, rule);
         match rule {
             Rule::Forward => {
@@ -146,13 +135,13 @@ where
         workspace: &mut Workspace,
     ) -> Result<()> {
         let mut arena = workspace.arena();
-        let copies = [apart(inputs.q), apart(inputs.k), apart(inputs.v)];
+        let [q, k, v] = [inputs.q, inputs.k, inputs.v].map(Apart::new);
         let operands = forward::Operands {
-            q: E::widen(source(inputs.q, copies[0].as_ref()), &mut arena),
-            k: E::widen(source(inputs.k, copies[1].as_ref()), &mut arena),
-            v: E::widen(source(inputs.v, copies[2].as_ref()), &mut arena),
+            q: E::widen(q.view(), &mut arena),
+            k: E::widen(k.view(), &mut arena),
+            v: E::widen(v.view(), &mut arena),
         };
-        let policy = Policy::new(problem, inputs, pulp::Arch::new())?;
+        let policy = Policy::new(problem, inputs, pulp::Arch::new());
         let slots = Slots::new(&mut arena, forward::scratch::<E::Acc>(problem));
         let mut out = Target::<E>::new(saved.output, &mut arena);
         let mut lse = Target::<E::Acc>::new(saved.lse, &mut arena);
@@ -173,20 +162,20 @@ where
     ) -> Result<()> {
         let shape = problem.shape();
         let mut arena = workspace.arena();
-        let copies = [apart(inputs.q), apart(inputs.k), apart(inputs.v), apart(g)];
-        let g = E::widen(source(g, copies[3].as_ref()), &mut arena);
+        let [q, k, v, g] = [inputs.q, inputs.k, inputs.v, g].map(Apart::new);
+        let g = E::widen(g.view(), &mut arena);
         let operands = cotangent_tile::Operands {
-            q: E::widen(source(inputs.q, copies[0].as_ref()), &mut arena),
-            k: E::widen(source(inputs.k, copies[1].as_ref()), &mut arena),
-            v: E::widen(source(inputs.v, copies[2].as_ref()), &mut arena),
+            q: E::widen(q.view(), &mut arena),
+            k: E::widen(k.view(), &mut arena),
+            v: E::widen(v.view(), &mut arena),
             g,
         };
         let arch = pulp::Arch::new();
-        let policy = Policy::new(problem, inputs, arch)?;
+        let policy = Policy::new(problem, inputs, arch);
         let maker = cotangent_tile::TileMaker { problem, operands: &operands, policy: &policy, arch };
         let slots = Slots::new(&mut arena, backward_scratch::<E::Acc>(problem));
 
-        let lse = packed_rows(saved.lse, &mut arena);
+        let lse = operand::packed_rows(saved.lse, &mut arena);
         let factor = arena.take::<E::Acc>(lse.len());
         let delta = arena.take::<E::Acc>(lse.len());
         if row_statistics::needs_sweep::<E>(lse) {
@@ -206,24 +195,10 @@ where
         }
         if let (Some(dbias), Some(shape)) = (gradients.bias, problem.bias()) {
             let mut dbias = Target::<E>::new(dbias, &mut arena);
-            bias::run(&maker, statistics, shape, dbias.data(), &slots);
+            let tiles = cotangent_tile::BackwardTiles { maker: &maker, statistics };
+            bias::run(&tiles, shape, dbias.data(), &slots);
             dbias.finish();
         }
         Ok(())
     }
-}
-
-/// A row statistic as one slice.
-fn packed_rows<'a, 'w: 'a, A: Vector>(view: TensorView<'a, A>, arena: &mut Arena<'w>) -> &'a [A] {
-    let rows = view.layout().len();
-    if view.layout().is_packed() {
-        return &view.data()[..rows];
-    }
-    let packed = arena.take::<A>(rows);
-    let [batch, heads, t, _] = view.shape();
-    for (at, value) in packed.iter_mut().enumerate() {
-        *value = view.at([at / (heads * t), at / t % heads, at % t, 0]);
-    }
-    debug_assert_eq!(rows, batch * heads * t);
-    packed
 }

@@ -5,7 +5,7 @@
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use theria_contract::{Arena, Element, TensorView, TensorViewMut, Workspace};
+use theria_contract::{Arena, Element, Tensor, TensorView, TensorViewMut, Workspace};
 
 use super::Vector;
 
@@ -14,8 +14,8 @@ pub trait Operand: Element<Acc: Vector> {
     /// Whether this is the type of computation, so that operands and results are used where they lie.
     const IN_PLACE: bool;
 
-    /// Scratch that an operand of `count` elements needs.
-    fn widened_bytes(count: usize) -> usize;
+    /// Scratch that an operand of this shape needs.
+    fn widened_bytes(shape: [usize; 4]) -> usize;
 
     /// The operand in the type of computation: itself, or a packed copy.
     fn widen<'a, 'w: 'a>(view: TensorView<'a, Self>, arena: &mut Arena<'w>) -> TensorView<'a, Self::Acc>;
@@ -28,7 +28,7 @@ macro_rules! computed_in_place {
     ($($t:ty),*) => {$(
         impl Operand for $t {
             const IN_PLACE: bool = true;
-            fn widened_bytes(_count: usize) -> usize {
+            fn widened_bytes(_shape: [usize; 4]) -> usize {
                 0
             }
             fn widen<'a, 'w: 'a>(view: TensorView<'a, Self>, _arena: &mut Arena<'w>) -> TensorView<'a, Self> {
@@ -45,8 +45,8 @@ macro_rules! computed_in_f32 {
     ($($t:ty),*) => {$(
         impl Operand for $t {
             const IN_PLACE: bool = false;
-            fn widened_bytes(count: usize) -> usize {
-                Workspace::bytes_for::<f32>(count)
+            fn widened_bytes(shape: [usize; 4]) -> usize {
+                Workspace::bytes_for::<f32>(shape.iter().product())
             }
             fn widen<'a, 'w: 'a>(view: TensorView<'a, Self>, arena: &mut Arena<'w>) -> TensorView<'a, f32> {
                 let [batch, heads, rows, columns] = view.shape();
@@ -75,8 +75,48 @@ macro_rules! computed_in_f32 {
 computed_in_place!(f32, f64);
 computed_in_f32!(f16, bf16);
 
+/// An operand whose rows are matrices that a product can read.
+///
+/// Rows that overlap (an axis repeated with stride 0, or interleaved) are copied apart. Nobody's hot
+/// path, and the only thing of the size of data that is ever allocated.
+#[derive(Debug)]
+pub struct Apart<'a, E> {
+    view: TensorView<'a, E>,
+    copy: Option<Tensor<E>>,
+}
+
+impl<'a, E: Element> Apart<'a, E> {
+    /// The operand, or its copy.
+    pub fn new(view: TensorView<'a, E>) -> Self {
+        let (shape, strides) = (view.shape(), view.layout().strides());
+        let overlap = shape[2] > 1 && strides[2] < shape[3];
+        Self { view, copy: overlap.then(|| view.to_tensor()) }
+    }
+
+    /// Where it can be read.
+    pub fn view(&self) -> TensorView<'_, E> {
+        self.copy.as_ref().map_or(self.view, Tensor::view)
+    }
+}
+
+/// A row statistic as one slice.
+pub fn packed_rows<'a, 'w: 'a, A: Vector>(view: TensorView<'a, A>, arena: &mut Arena<'w>) -> &'a [A] {
+    let rows = view.layout().len();
+    if view.layout().is_packed() {
+        return &view.data()[..rows];
+    }
+    let packed = arena.take::<A>(rows);
+    let [batch, heads, t, _] = view.shape();
+    for (at, value) in packed.iter_mut().enumerate() {
+        *value = view.at([at / (heads * t), at / t % heads, at % t, 0]);
+    }
+    debug_assert_eq!(rows, batch * heads * t);
+    packed
+}
+
 /// A result under computation: packed memory of the type of computation.
-pub(super) enum Target<'a, E: Operand> {
+#[derive(Debug)]
+pub enum Target<'a, E: Operand> {
     /// The caller's own memory.
     Direct(&'a mut [E::Acc]),
     /// Scratch, and where its rounded values go.
@@ -84,13 +124,14 @@ pub(super) enum Target<'a, E: Operand> {
 }
 
 impl<'a, E: Operand> Target<'a, E> {
-    /// Scratch that a result of `count` elements may need.
-    pub(super) fn bytes(count: usize) -> usize {
-        Workspace::bytes_for::<E::Acc>(count)
+    /// Scratch that a result of this shape may need.
+    pub fn bytes(shape: [usize; 4]) -> usize {
+        Workspace::bytes_for::<E::Acc>(shape.iter().product())
     }
 
     /// The caller's memory if it is packed and of the right type, else scratch.
-    pub(super) fn new<'w: 'a>(out: TensorViewMut<'a, E>, arena: &mut Arena<'w>) -> Self {
+    #[allow(clippy::missing_panics_doc)] // IN_PLACE says that the types are one
+    pub fn new<'w: 'a>(out: TensorViewMut<'a, E>, arena: &mut Arena<'w>) -> Self {
         let len = out.layout().len();
         if E::IN_PLACE && out.layout().is_packed() {
             let data = E::as_acc_mut(&mut out.into_data()[..len]).expect("one type");
@@ -100,14 +141,15 @@ impl<'a, E: Operand> Target<'a, E> {
     }
 
     /// The memory to compute into.
-    pub(super) fn data(&mut self) -> &mut [E::Acc] {
+    pub fn data(&mut self) -> &mut [E::Acc] {
         match self {
             Self::Direct(data) | Self::Scratch(data, _) => data,
         }
     }
 
     /// Rounds into the caller's memory.
-    pub(super) fn finish(self) {
+    #[allow(clippy::missing_panics_doc)] // the scratch has the size of the output
+    pub fn finish(self) {
         let Self::Scratch(data, mut out) = self else { return };
         if out.layout().is_empty() {
             return;

@@ -1,15 +1,15 @@
-//! The score policy: what masks, bias and dropout do to a tile. Both rules ask here and nowhere else.
+//! The score policy: what masks, bias and dropout do to a tile. All rules ask here and nowhere else.
 
 use std::ops::Range;
 
 use pulp::Arch;
-use theria_contract::{Dropout, Element, Host, Inputs, Problem, Result, TensorView, Visibility, any_visible};
+use theria_contract::{Dropout, Element, Host, Inputs, Problem, TensorView, Visibility, any_visible};
 
 use super::Vector;
 
 /// What a tile needs between its product and the softmax.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tile {
+pub enum Tile {
     /// No query of the tile sees a key of it: no work at all.
     Hidden,
     /// Every query sees every key and nothing is added.
@@ -19,10 +19,11 @@ pub(super) enum Tile {
 }
 
 /// Masks, bias and dropout of one call.
-pub(super) struct Policy<'a, E: Element> {
+#[derive(Debug)]
+pub struct Policy<'a, E: Element> {
     visibility: Visibility,
-    /// `None` when every batch entry has all keys: a batch may be huge when nothing else is.
-    key_lengths: Option<Vec<usize>>,
+    /// Validated at the operator's door.
+    key_lengths: Option<TensorView<'a, i32>>,
     all_keys: usize,
     bias: Option<TensorView<'a, E>>,
     mask: Option<TensorView<'a, u8>>,
@@ -35,31 +36,31 @@ where
     E: Element,
     E::Acc: Vector,
 {
-    pub(super) fn new(problem: &Problem, inputs: &Inputs<'a, Host, E>, arch: Arch) -> Result<Self> {
-        let shape = problem.shape();
-        let lengths = || (0..shape.batch).map(|b| inputs.key_length(problem, b)).collect::<Result<_>>();
-        Ok(Self {
+    /// The policy of a problem.
+    pub fn new(problem: &Problem, inputs: &Inputs<'a, Host, E>, arch: Arch) -> Self {
+        Self {
             visibility: Visibility::of(problem),
-            key_lengths: problem.key_lengths().then(lengths).transpose()?,
-            all_keys: shape.m,
+            key_lengths: inputs.key_lengths,
+            all_keys: problem.shape().m,
             bias: inputs.bias,
             mask: inputs.mask,
             dropout: problem.dropout(),
             arch,
-        })
+        }
     }
 
     /// The keys that some of `rows` may see. Keys outside are never read.
-    pub(super) fn keys(&self, batch: usize, rows: Range<usize>) -> Range<usize> {
+    pub fn keys(&self, batch: usize, rows: Range<usize>) -> Range<usize> {
         self.visibility.keys_of_rows(rows, self.key_length(batch))
     }
 
     /// Real keys of a batch entry.
-    pub(super) fn key_length(&self, batch: usize) -> usize {
-        self.key_lengths.as_ref().map_or(self.all_keys, |lengths| lengths[batch])
+    pub fn key_length(&self, batch: usize) -> usize {
+        self.key_lengths.map_or(self.all_keys, |lengths| lengths.at([0, 0, 0, batch]) as usize)
     }
 
-    pub(super) fn tile(&self, batch: usize, rows: Range<usize>, keys: Range<usize>) -> Tile {
+    /// What a tile needs.
+    pub fn tile(&self, batch: usize, rows: Range<usize>, keys: Range<usize>) -> Tile {
         let seen = self.keys(batch, rows.clone());
         if keys.is_empty() || seen.end <= keys.start || keys.end <= seen.start {
             return Tile::Hidden;
@@ -75,29 +76,62 @@ where
     }
 
     /// Adds the bias and writes `-inf` over hidden scores.
-    pub(super) fn edit(
+    pub fn edit(
         &self,
-        [batch, head]: [usize; 2],
+        head: [usize; 2],
         rows: Range<usize>,
         keys: Range<usize>,
         scores: &mut [E::Acc],
         stride: usize,
     ) {
+        let hidden = E::Acc::from_f64(f64::NEG_INFINITY);
+        self.edit_rows(head, rows, keys, scores, stride, self.bias, hidden);
+    }
+
+    /// The same for tangents of scores: adds that of the bias and writes zero where scores are hidden.
+    pub fn edit_tangent(
+        &self,
+        head: [usize; 2],
+        rows: Range<usize>,
+        keys: Range<usize>,
+        scores_tangent: &mut [E::Acc],
+        stride: usize,
+        bias_tangent: Option<TensorView<'_, E>>,
+    ) {
+        self.edit_rows(head, rows, keys, scores_tangent, stride, bias_tangent, E::Acc::default());
+    }
+
+    fn edit_rows(
+        &self,
+        [batch, head]: [usize; 2],
+        rows: Range<usize>,
+        keys: Range<usize>,
+        tile: &mut [E::Acc],
+        stride: usize,
+        bias: Option<TensorView<'_, E>>,
+        hidden: E::Acc,
+    ) {
         // Dispatched so that the plain loops of `edit_row` are compiled for the machine's registers.
         self.arch.dispatch(
             #[inline(always)]
             || {
-                for (i, row) in rows.zip(scores.chunks_mut(stride)) {
-                    self.edit_row([batch, head, i], keys.clone(), &mut row[..keys.len()]);
+                for (i, row) in rows.zip(tile.chunks_mut(stride)) {
+                    self.edit_row([batch, head, i], keys.clone(), &mut row[..keys.len()], bias, hidden);
                 }
             },
         );
     }
 
     #[inline(always)]
-    fn edit_row(&self, at: [usize; 3], keys: Range<usize>, row: &mut [E::Acc]) {
-        let unseen = E::Acc::from_f64(f64::NEG_INFINITY);
-        match self.bias.map(|bias| broadcast_row(bias, at)) {
+    fn edit_row(
+        &self,
+        at: [usize; 3],
+        keys: Range<usize>,
+        row: &mut [E::Acc],
+        bias: Option<TensorView<'_, E>>,
+        hidden: E::Acc,
+    ) {
+        match bias.map(|bias| broadcast_row(bias, at)) {
             None => {}
             Some([one]) => {
                 let bias = one.to_acc();
@@ -113,10 +147,10 @@ where
         }
         match self.mask.map(|mask| broadcast_row(mask, at)) {
             None | Some([1..=u8::MAX]) => {}
-            Some([0]) => row.fill(unseen),
+            Some([0]) => row.fill(hidden),
             Some(mask) => {
                 for (s, mask) in row.iter_mut().zip(&mask[keys.clone()]) {
-                    *s = if *mask == 0 { unseen } else { *s };
+                    *s = if *mask == 0 { hidden } else { *s };
                 }
             }
         }
@@ -124,23 +158,23 @@ where
         let seen = self.visibility.keys(at[2], self.key_length(at[0]));
         let start = seen.start.clamp(keys.start, keys.end) - keys.start;
         let end = seen.end.clamp(keys.start, keys.end) - keys.start;
-        row[..start].fill(unseen);
-        row[end.max(start)..].fill(unseen);
+        row[..start].fill(hidden);
+        row[end.max(start)..].fill(hidden);
     }
 
     /// Whether a row sees a key. If it does and its scores are all `-inf`, they overflowed.
-    pub(super) fn sees_a_key(&self, [batch, head]: [usize; 2], row: usize) -> bool {
+    pub fn sees_a_key(&self, [batch, head]: [usize; 2], row: usize) -> bool {
         let keys = self.visibility.keys(row, self.key_length(batch));
         any_visible(keys, [batch, head, row], self.mask, self.bias)
     }
 
     /// Whether probabilities are dropped.
-    pub(super) fn drops(&self) -> bool {
+    pub fn drops(&self) -> bool {
         self.dropout.is_some()
     }
 
     /// Writes the dropout weights Z of a tile.
-    pub(super) fn dropout_weights(
+    pub fn dropout_weights(
         &self,
         [batch, head]: [usize; 2],
         rows: Range<usize>,

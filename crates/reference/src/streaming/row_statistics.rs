@@ -14,9 +14,10 @@ use rayon::prelude::*;
 use theria_contract::{Element, Shape, TensorView};
 
 use super::cotangent_tile::{TileMaker, Weights, steps};
+use super::passes::{Dot, Sum};
 use super::policy::Policy;
 use super::slots::Slots;
-use super::softmax::{Dot, RowStatistics, Sum};
+use super::softmax::RowStatistics;
 use super::tile::{blocks, padded};
 use super::{Operand, Vector};
 
@@ -25,11 +26,11 @@ const LARGE_LSE: f64 = 32.0;
 
 /// Elements of scratch that a thread needs beside a tile.
 pub(super) fn scratch<A: Vector>(shape: &Shape) -> usize {
-    constants::<A>(steps::<A>(shape).0)
+    constants::<A>(steps::<A>(shape)[0])
 }
 
 /// Whether the light way is not exact enough.
-pub(super) fn needs_sweep<E: Operand>(lse: &[E::Acc]) -> bool {
+pub fn needs_sweep<E: Operand>(lse: &[E::Acc]) -> bool {
     // No early end: a loop that always runs through is one that the compiler turns into vectors.
     let (large, infinity) = (E::Acc::from_f64(LARGE_LSE), E::Acc::from_f64(f64::INFINITY));
     let beyond = |x: E::Acc| u32::from(x > large && x < infinity) + u32::from(x < -large && x > -infinity);
@@ -37,7 +38,7 @@ pub(super) fn needs_sweep<E: Operand>(lse: &[E::Acc]) -> bool {
 }
 
 /// δ = rowsum(G ∘ O), packed; the factor is one.
-pub(super) fn from_output<A: Vector>(
+pub fn from_output<A: Vector>(
     shape: &Shape,
     g: TensorView<'_, A>,
     out: TensorView<'_, A>,
@@ -65,7 +66,7 @@ pub(super) fn from_tiles<E: Operand>(
 ) {
     let shape = maker.problem.shape();
     let (zero, one) = (E::Acc::default(), E::Acc::from_f64(1.0));
-    let (rows_step, keys_step) = steps::<E::Acc>(&shape);
+    let [rows_step, keys_step] = steps::<E::Acc>(&shape);
     let t = shape.t.max(1);
     let heads = factor.par_chunks_mut(t).zip(delta.par_chunks_mut(t)).zip(lse.par_chunks(t)).enumerate();
     heads.with_max_len(1).for_each(|(head, ((factor, delta), lse))| {
@@ -105,7 +106,7 @@ pub(super) fn from_tiles<E: Operand>(
 
 /// A row that sees keys cannot have an lse of `-inf`: whoever saved it was wrong, and its derivatives
 /// are NaN rather than plausible.
-pub(super) fn distrust_blind_rows<E: Operand>(
+pub fn distrust_blind_rows<E: Operand>(
     shape: &Shape,
     policy: &Policy<'_, E>,
     lse: &[E::Acc],

@@ -1,4 +1,4 @@
-//! The element-wise passes over a tile of scores. Tiles are row-major, rows padded to whole registers.
+//! The element-wise halves of forward and backward. Tiles are row-major, rows padded to whole registers.
 
 use std::ops::Range;
 
@@ -32,7 +32,6 @@ impl<A: Vector> WithSimd for OnlineSoftmax<'_, A> {
         let OnlineSoftmax { scores, stride, columns, max, sum, correction } = self;
         let unseen = A::from_f64(f64::NEG_INFINITY);
         let width = columns.next_multiple_of(A::lanes::<S>());
-        let log2_e = A::splat::<S>(simd, A::LOG2_E);
         for (((row, max), sum), correction) in scores.chunks_mut(stride).zip(max).zip(sum).zip(correction) {
             let row = &mut row[..width];
             row[columns..].fill(unseen);
@@ -52,12 +51,12 @@ impl<A: Vector> WithSimd for OnlineSoftmax<'_, A> {
             let (quads, rest) = row.as_chunks_mut::<4>();
             for quad in quads {
                 for (x, total) in quad.iter_mut().zip(&mut total) {
-                    *x = exp_from::<A, S>(simd, *x, origin, log2_e);
+                    *x = A::exp_from(simd, *x, origin);
                     *total = A::v_add(simd, *total, *x);
                 }
             }
             for x in rest {
-                *x = exp_from::<A, S>(simd, *x, origin, log2_e);
+                *x = A::exp_from(simd, *x, origin);
                 total[0] = A::v_add(simd, total[0], *x);
             }
             let total =
@@ -65,18 +64,6 @@ impl<A: Vector> WithSimd for OnlineSoftmax<'_, A> {
             *sum = *sum * *correction + A::reduce_sum(simd, total);
         }
     }
-}
-
-/// exp(x - origin). A function and not a closure in a variable: that cannot be told to inline, and
-/// outside of the function that pulp compiled for the instruction set every vector operation is a call.
-#[inline(always)]
-fn exp_from<A: Vector, S: Simd>(
-    simd: S,
-    x: A::Lanes<S>,
-    origin: A::Lanes<S>,
-    log2_e: A::Lanes<S>,
-) -> A::Lanes<S> {
-    A::exp2::<S>(simd, A::v_mul(simd, A::v_sub(simd, x, origin), log2_e))
 }
 
 #[inline(always)]
@@ -192,7 +179,6 @@ impl<A: Vector> WithSimd for ScoreCotangent<'_, A> {
         let ScoreCotangent { scores, cotangent, stride, columns, rows } = self;
         let unseen = A::from_f64(f64::NEG_INFINITY);
         let width = columns.next_multiple_of(A::lanes::<S>());
-        let log2_e = A::splat::<S>(simd, A::LOG2_E);
         let tiles = scores.chunks_mut(stride).zip(cotangent.chunks_mut(stride));
         let statistics = rows.lse.iter().zip(rows.factor).zip(rows.delta);
         for ((p, ds), ((&lse, &factor), &delta)) in tiles.zip(statistics) {
@@ -203,71 +189,9 @@ impl<A: Vector> WithSimd for ScoreCotangent<'_, A> {
             let origin = A::splat::<S>(simd, if lse == unseen { A::default() } else { lse });
             let (factor, delta) = (A::splat(simd, factor), A::splat(simd, delta));
             for (p, ds) in p.iter_mut().zip(ds) {
-                *p = A::v_mul(simd, exp_from::<A, S>(simd, *p, origin, log2_e), factor);
+                *p = A::v_mul(simd, A::exp_from(simd, *p, origin), factor);
                 *ds = A::v_mul(simd, *p, A::v_sub(simd, *ds, delta));
             }
         }
-    }
-}
-
-/// `a ← a ∘ b` on the rows of two tiles of one stride.
-pub(super) struct MultiplyRows<'a, A> {
-    pub(super) a: &'a mut [A],
-    pub(super) b: &'a [A],
-    pub(super) stride: usize,
-    pub(super) columns: usize,
-}
-
-impl<A: Vector> WithSimd for MultiplyRows<'_, A> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        for (a, b) in self.a.chunks_mut(self.stride).zip(self.b.chunks(self.stride)) {
-            let (a, a_tail) = A::split_mut::<S>(&mut a[..self.columns]);
-            let (b, b_tail) = A::split::<S>(&b[..self.columns]);
-            for (a, b) in a.iter_mut().zip(b) {
-                *a = A::v_mul(simd, *a, *b);
-            }
-            for (a, b) in a_tail.iter_mut().zip(b_tail) {
-                *a *= *b;
-            }
-        }
-    }
-}
-
-/// `Σ a ∘ b` of one row: δ from G and O.
-pub(super) struct Dot<'a, A> {
-    pub(super) a: &'a [A],
-    pub(super) b: &'a [A],
-}
-
-impl<A: Vector> WithSimd for Dot<'_, A> {
-    type Output = A;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> A {
-        let (a, a_tail) = A::split::<S>(self.a);
-        let (b, b_tail) = A::split::<S>(self.b);
-        let mut total = A::splat(simd, A::default());
-        for (a, b) in a.iter().zip(b) {
-            total = A::v_mul_add(simd, *a, *b, total);
-        }
-        let tail: A = a_tail.iter().zip(b_tail).map(|(a, b)| *a * *b).sum();
-        A::reduce_sum(simd, total) + tail
-    }
-}
-
-/// `Σ a` of one row.
-pub(super) struct Sum<'a, A>(pub(super) &'a [A]);
-
-impl<A: Vector> WithSimd for Sum<'_, A> {
-    type Output = A;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> A {
-        let (head, tail) = A::split::<S>(self.0);
-        let total = head.iter().fold(A::splat(simd, A::default()), |total, x| A::v_add(simd, total, *x));
-        A::reduce_sum(simd, total) + tail.iter().copied().sum::<A>()
     }
 }

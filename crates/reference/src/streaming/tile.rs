@@ -10,37 +10,39 @@ use super::Vector;
 
 /// The largest tile of scores; blocks are evened out below it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Tiles {
-    pub(super) rows: usize,
-    /// Counted in f32; a wider type gets fewer, so that a tile keeps its bytes.
-    pub(super) keys: usize,
+pub struct Tiles {
+    /// Queries.
+    pub rows: usize,
+    /// Keys, counted in f32; a wider type gets fewer, so that a tile keeps its bytes.
+    pub keys: usize,
 }
 
 impl Tiles {
-    pub(super) fn keys_of<A>(self) -> usize {
+    /// Keys in the type `A`.
+    pub fn keys_of<A>(self) -> usize {
         (self.keys * 4 / size_of::<A>()).max(1)
     }
 }
 
 /// Length of the even blocks that cover `n` with none longer than `most`: 197 by 128 gives 99 and
 /// 98, not 128 and 69.
-pub(super) fn even_block(n: usize, most: usize) -> usize {
+pub fn even_block(n: usize, most: usize) -> usize {
     n.div_ceil(n.div_ceil(most).max(1)).max(1)
 }
 
 /// `range` cut into blocks of `step`.
-pub(super) fn blocks(range: Range<usize>, step: usize) -> impl Iterator<Item = Range<usize>> {
+pub fn blocks(range: Range<usize>, step: usize) -> impl Iterator<Item = Range<usize>> {
     let end = range.end;
     range.step_by(step).map(move |start| start..end.min(start + step))
 }
 
 /// Row stride of a tile in scratch: whole cache lines, so that every row starts on one.
-pub(super) fn padded<A>(columns: usize) -> usize {
+pub fn padded<A>(columns: usize) -> usize {
     columns.next_multiple_of(64 / size_of::<A>())
 }
 
 /// Some rows of one head of an operand, where they lie. Rows that overlap were copied apart before.
-pub(super) fn rows<A: Vector>(
+pub fn rows<A: Vector>(
     view: TensorView<'_, A>,
     batch: usize,
     head: usize,
@@ -57,17 +59,12 @@ pub(super) fn rows<A: Vector>(
 }
 
 /// A row-major matrix whose rows are `stride` apart.
-pub(super) fn matrix<A: Vector>(data: &[A], rows: usize, columns: usize, stride: usize) -> MatRef<'_, A> {
+pub fn matrix<A: Vector>(data: &[A], rows: usize, columns: usize, stride: usize) -> MatRef<'_, A> {
     MatRef::from_row_major_slice_with_stride(data, rows, columns, stride)
 }
 
 /// A row-major matrix to be written.
-pub(super) fn matrix_mut<A: Vector>(
-    data: &mut [A],
-    rows: usize,
-    columns: usize,
-    stride: usize,
-) -> MatMut<'_, A> {
+pub fn matrix_mut<A: Vector>(data: &mut [A], rows: usize, columns: usize, stride: usize) -> MatMut<'_, A> {
     // `from_row_major_slice_with_stride_mut` of faer 0.24.4 returns a column-major view that reaches
     // beyond the slice; the transposed column-major constructor is right. A test watches over both.
     MatMut::from_column_major_slice_with_stride_mut(data, columns, rows, stride).transpose_mut()
@@ -75,23 +72,29 @@ pub(super) fn matrix_mut<A: Vector>(
 
 /// `dst = alpha · a · b`, or added to it. One thread: the parallelism is over tiles.
 #[inline]
-pub(super) fn product<A: Vector>(
-    dst: MatMut<'_, A>,
-    accum: Accum,
-    a: MatRef<'_, A>,
-    b: MatRef<'_, A>,
-    alpha: A,
-) {
+pub fn product<A: Vector>(dst: MatMut<'_, A>, accum: Accum, a: MatRef<'_, A>, b: MatRef<'_, A>, alpha: A) {
     // Into a single row or column faer adds term by term: over a long sweep of tiles that is one naive
     // sum. The tile's own sum first, and one addition for each tile.
-    if accum == Accum::Add && (dst.nrows() == 1 || dst.ncols() == 1) {
-        let mut dst = dst;
-        let mut sum = faer::Mat::zeros(dst.nrows(), dst.ncols());
-        matmul(sum.as_mut(), Accum::Replace, a, b, alpha, Par::Seq);
-        dst += sum;
-        return;
+    if accum == Accum::Add && dst.nrows() == 1 {
+        return add_row(dst, a, b, alpha);
+    }
+    if accum == Accum::Add && dst.ncols() == 1 {
+        return add_row(dst.transpose_mut(), b.transpose(), a.transpose(), alpha);
     }
     matmul(dst, accum, a, b, alpha, Par::Seq);
+}
+
+/// `dst += alpha · a · b` for a single row, through a sum of its own.
+fn add_row<A: Vector>(mut dst: MatMut<'_, A>, a: MatRef<'_, A>, b: MatRef<'_, A>, alpha: A) {
+    const WIDTH: usize = 256;
+    let mut sum = [A::default(); WIDTH];
+    for columns in blocks(0..dst.ncols(), WIDTH) {
+        let n = columns.len();
+        let mut sum = matrix_mut(&mut sum[..n], 1, n, n);
+        matmul(sum.as_mut(), Accum::Replace, a, b.subcols(columns.start, n), alpha, Par::Seq);
+        let mut target = dst.as_mut().subcols_mut(columns.start, n);
+        target += sum;
+    }
 }
 
 #[cfg(test)]

@@ -43,6 +43,14 @@ pub trait Vector: Real {
     fn reduce_max<S: Simd>(simd: S, a: Self::Lanes<S>) -> Self;
     /// 2^x in every lane.
     fn exp2<S: Simd>(simd: S, x: Self::Lanes<S>) -> Self::Lanes<S>;
+
+    /// exp(x - origin). The difference is taken before it is multiplied by log2(e), so large scores lose
+    /// nothing to that product.
+    #[inline(always)]
+    fn exp_from<S: Simd>(simd: S, x: Self::Lanes<S>, origin: Self::Lanes<S>) -> Self::Lanes<S> {
+        let difference = Self::v_sub(simd, x, origin);
+        Self::exp2(simd, Self::v_mul(simd, difference, Self::splat(simd, Self::LOG2_E)))
+    }
 }
 
 macro_rules! vector {
