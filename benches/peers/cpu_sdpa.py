@@ -56,7 +56,7 @@ BOUND = {"f32": 2e-5, "f64": 1e-12}
 
 
 def build():
-    command = ["cargo", "build", "--release", "--package", "theria-reference", "--example", "bench_rows"]
+    command = ["cargo", "build", "--release", "--package", "theria-jvp-hvp", "--example", "bench_rows"]
     lines = subprocess.run(
         command + ["--message-format", "json"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
     ).stdout.splitlines()

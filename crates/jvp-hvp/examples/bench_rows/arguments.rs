@@ -12,7 +12,10 @@ Measures attention on the CPU and prints a bench file (JSON).
 bench_rows [options]
   --shape B,H,T,D    a shape of self-attention; may be repeated
                      [1,8,1024,64  1,8,2048,64  8,12,197,64]
-  --rule RULE        forward, backward or forward+backward; may be repeated [forward backward]
+  --rule RULE        may be repeated [forward backward jvp second-order]
+                     forward, backward, jvp, second-order (without G′), second-order+g' (with G′),
+                     forward+backward, forward+jvp, and double-backward: forward, jvp, and a
+                     second order that also gives the first-order gradients
   --backend NAME     streaming or dense [streaming]
   --dtype TYPE       f32 or f64 [f32]
   --policy NAME      none, causal, bias, mask or dropout [none]
@@ -23,37 +26,79 @@ bench_rows [options]
   --samples          list every time measured, in microseconds
   --no-memory        leave the peak of memory out
   --only-memory      print nothing but the peak of memory of one call in this process
-  --inputs FILE      read q, k, v and dout: packed, native byte order, one after the other
-  --outputs FILE     write out, dq, dk and dv of the last row in the same form
+  --inputs FILE      read q, k, v, dout, and for higher rules q', k', v', dout': packed, native byte
+                     order, one after the other
+  --outputs FILE     write the results of the last row in the same form: out, dq, dk, dv up to
+                     forward+backward; out' for jvp; dq', dk', dv' for second-order;
+                     out', dq', dk', dv', dq, dk, dv for double-backward
 
 example: bench_rows --shape 1,8,4096,64 --rule backward --threads 1
 ";
 
-/// What is timed.
+/// What is timed: calls, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Rules {
+    pub(crate) name: &'static str,
+    /// Work, as the mathematics counts it.
+    pub(crate) units: f64,
+    pub(crate) calls: &'static [Call],
+    /// What is written of the results.
+    pub(crate) results: &'static [Made],
+}
+
+/// One call of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rules {
+pub(crate) enum Call {
     Forward,
     Backward,
-    Both,
+    Jvp,
+    SecondOrder { with_g_tangent: bool, with_first: bool },
+}
+
+/// Tensors that a result file may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Made {
+    Output,
+    Gradients,
+    OutputTangent,
+    GradientTangents,
+}
+
+const fn second_order(with_g_tangent: bool, with_first: bool) -> Call {
+    Call::SecondOrder { with_g_tangent, with_first }
+}
+
+const fn rules(
+    name: &'static str,
+    units: f64,
+    calls: &'static [Call],
+    results: &'static [Made],
+) -> (&'static str, Rules) {
+    (name, Rules { name, units, calls, results })
 }
 
 impl Rules {
-    const ALL: [Self; 3] = [Self::Forward, Self::Backward, Self::Both];
+    #[rustfmt::skip]
+    const ALL: [(&'static str, Self); 8] = [
+        rules("forward", 2.0, &[Call::Forward], &[Made::Output, Made::Gradients]),
+        rules("backward", 5.0, &[Call::Backward], &[Made::Output, Made::Gradients]),
+        rules("forward+backward", 7.0, &[Call::Forward, Call::Backward], &[Made::Output, Made::Gradients]),
+        rules("jvp", 6.0, &[Call::Jvp], &[Made::OutputTangent]),
+        rules("forward+jvp", 8.0, &[Call::Forward, Call::Jvp], &[Made::OutputTangent]),
+        rules("second-order", 10.0, &[second_order(false, false)], &[Made::GradientTangents]),
+        rules("second-order+g'", 12.0, &[second_order(true, false)], &[Made::GradientTangents]),
+        // Three products more give dQ, dK and dV.
+        rules("double-backward", 21.0, &[Call::Forward, Call::Jvp, second_order(false, true)],
+              &[Made::OutputTangent, Made::GradientTangents, Made::Gradients]),
+    ];
 
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Forward => "forward",
-            Self::Backward => "backward",
-            Self::Both => "forward+backward",
-        }
+    fn named(name: &str) -> Result<Self, String> {
+        Ok(one_of(name, &Self::ALL)?.1)
     }
 
-    pub(crate) fn units(self) -> f64 {
-        match self {
-            Self::Forward => 2.0,
-            Self::Backward => 5.0,
-            Self::Both => 7.0,
-        }
+    /// Whether a direction is read.
+    pub(crate) fn directed(self) -> bool {
+        self.calls.iter().any(|call| matches!(call, Call::Jvp | Call::SecondOrder { .. }))
     }
 }
 
@@ -118,8 +163,7 @@ impl Arguments {
                 "--help" | "-h" => return Ok(None),
                 "--shape" => parsed.shapes.push(shape(&value()?)?),
                 "--rule" => {
-                    let (_, rule) = one_of(&value()?, &Rules::ALL.map(|rule| (rule.name(), rule)))?;
-                    parsed.rules.push(rule);
+                    parsed.rules.push(Rules::named(&value()?)?);
                 }
                 "--backend" => parsed.backend = one_of(&value()?, &BACKENDS)?.1,
                 "--dtype" => parsed.dtype = one_of(&value()?, &[("f32", DType::F32), ("f64", DType::F64)])?.1,
@@ -140,7 +184,9 @@ impl Arguments {
             parsed.shapes = vec![[1, 8, 1024, 64], [1, 8, 2048, 64], [8, 12, 197, 64]];
         }
         if parsed.rules.is_empty() {
-            parsed.rules = vec![Rules::Forward, Rules::Backward];
+            for name in ["forward", "backward", "jvp", "second-order"] {
+                parsed.rules.push(Rules::named(name)?);
+            }
         }
         Ok(Some(parsed))
     }

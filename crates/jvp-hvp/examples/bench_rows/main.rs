@@ -1,7 +1,7 @@
 //! Measures rows of a bench file and prints it as JSON.
 //!
 //! ```text
-//! cargo run --release -p theria-reference --example bench_rows -- --help
+//! cargo run --release -p theria-jvp-hvp --example bench_rows -- --help
 //! ```
 //!
 //! Times are wall-clock times of whole calls (`"method": "clock"`), after a warm-up. Memory is what

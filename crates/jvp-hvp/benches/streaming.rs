@@ -1,8 +1,8 @@
-//! Forward and backward of the CPU backends, in floating-point operations per second.
+//! The four rules of the CPU backends, in floating-point operations per second.
 //!
-//! `cargo bench -p theria-reference` runs it on all cores; `RAYON_NUM_THREADS=1` on one. Criterion's
-//! `elem/s` are floating-point operations per second: 2 units forward and 5 backward, one unit being
-//! `2 · B · H · T · M · D`, and half of that under a causal mask.
+//! `cargo bench -p theria-jvp-hvp` runs it on all cores; `RAYON_NUM_THREADS=1` on one. Criterion's
+//! `elem/s` are floating-point operations per second: 2 units forward, 5 backward, 6 for the JVP and 10
+//! for the second order, one unit being `2 · B · H · T · M · D`, and half of that under a causal mask.
 
 #[path = "../examples/bench_rows/call.rs"]
 mod call;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use call::{Operands, Results, ScorePolicy};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use theria_contract::{Attention, Element, Host};
-use theria_reference::{Dense, Streaming};
+use theria_jvp_hvp::{Dense, Streaming};
 
 /// `[B, H, T, D]`: a medium and a long sequence, and a vision transformer.
 const SHAPES: [[usize; 4]; 3] = [[1, 8, 1024, 64], [1, 8, 2048, 64], [8, 12, 197, 64]];
@@ -31,7 +31,7 @@ fn all(criterion: &mut Criterion) {
     rules::<f32, _>(criterion, &Dense::new(), SMALL, "none");
 }
 
-/// Both rules, into memory that exists and into new memory.
+/// Every rule into memory that exists, forward and backward also into new memory.
 fn rules<E: Element, B: Attention<E, Storage = Host>>(
     criterion: &mut Criterion,
     backend: &B,
@@ -65,6 +65,15 @@ fn rules<E: Element, B: Attention<E, Storage = Host>>(
     });
     group.bench_function("backward", |bencher| {
         bencher.iter(|| results.backward(backend, &operands).expect("the backend supports the rule"));
+    });
+    group.throughput(Throughput::Elements((6.0 * unit) as u64));
+    group.bench_function("jvp_into", |bencher| {
+        bencher.iter(|| results.jvp_into(backend, &operands).expect("the backend supports the rule"));
+    });
+    group.throughput(Throughput::Elements((10.0 * unit) as u64));
+    group.bench_function("second_order_into", |bencher| {
+        let mut call = || results.second_order_into(backend, &operands, false, false);
+        bencher.iter(|| call().expect("the backend supports the rule"));
     });
     group.finish();
 }

@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 use theria_contract::{Attention, DType, Element, Host, Tensor};
-use theria_reference::{Dense, Streaming};
+use theria_jvp_hvp::{Dense, Streaming};
 
 use crate::Failure;
-use crate::arguments::{Arguments, Backend, Memory, Rules};
+use crate::arguments::{Arguments, Backend, Call, Made, Memory, Rules};
 use crate::call::{Operands, Results};
 use crate::memory;
 
@@ -49,10 +49,14 @@ fn time<E: Element, B: Attention<E, Storage = Host>>(
     let (policy_name, policy) = arguments.policy;
     let mut operands = Operands::<E>::random(policy.problem::<E>(shape)?)?;
     if let Some(path) = &arguments.inputs {
-        read(path, &mut operands)?;
+        read(path, &mut operands, rules)?;
     }
     let mut results = Results::new(backend, &operands.problem)?;
-    results.forward_into(backend, &operands)?; // the backward rule reads what it saves
+    // What the rules read: `Saved`, and its tangent.
+    results.forward_into(backend, &operands)?;
+    if rules.directed() {
+        results.jvp_into(backend, &operands)?;
+    }
 
     let mut call = || run(backend, &operands, &mut results, rules, arguments.allocate);
     call()?;
@@ -69,12 +73,12 @@ fn time<E: Element, B: Attention<E, Storage = Host>>(
     let p50 = percentile(0.5);
 
     if let Some(path) = &arguments.outputs {
-        write(path, &results)?;
+        write(path, &results, rules)?;
     }
     let sizes = operands.problem.shape();
-    let flops = rules.units() * policy.share() * sizes.unit_flops();
+    let flops = rules.units * policy.share() * sizes.unit_flops();
     let mut row = json!({
-        "rule": rules.name(),
+        "rule": rules.name,
         "backend": backend.name(),
         "family": if arguments.allocate { "allocating" } else { "into" },
         "shape": { "batch": sizes.batch, "heads_q": sizes.heads_q, "heads_kv": sizes.heads_kv,
@@ -104,19 +108,22 @@ fn watch<E: Element, B: Attention<E, Storage = Host>>(
 ) -> Result<Option<u64>, Failure> {
     let operands = Operands::<E>::random(arguments.policy.1.problem::<E>(shape)?)?;
     let mut results = Results::new(backend, &operands.problem)?;
+    results.forward_into(backend, &operands)?;
+    if rules.directed() {
+        results.jvp_into(backend, &operands)?;
+    }
     // Fresh zeros may not be backed by memory yet: outputs are written, scratch is left to the call.
-    let all = [
-        &mut results.saved.output,
-        &mut results.gradients.q,
-        &mut results.gradients.k,
-        &mut results.gradients.v,
-    ];
-    for output in all {
+    let Results { saved, gradients, saved_tangent, gradient_tangents, .. } = &mut results;
+    let tensors = gradients.as_mut().named().chain(gradient_tangents.as_mut().named());
+    for output in tensors.map(|(_, tensor)| tensor) {
         output.data_mut().fill(E::from_f64(1.0));
     }
-    for lse in results.saved.lse.data_mut() {
-        *lse = E::from_f64(1.0).to_acc();
+    for saved in [saved, saved_tangent] {
+        for x in saved.output.data_mut() {
+            *x = E::from_f64(x.to_f64() + 1.0);
+        }
     }
+    results.forget_scratch(backend, &operands.problem);
     memory::growth(|| run(backend, &operands, &mut results, rules, false))
 }
 
@@ -127,30 +134,35 @@ fn run<E: Element, B: Attention<E, Storage = Host>>(
     rules: Rules,
     allocate: bool,
 ) -> theria_contract::Result<()> {
-    if rules != Rules::Backward {
-        if allocate {
-            results.forward(backend, operands)?;
-        } else {
-            results.forward_into(backend, operands)?;
+    for call in rules.calls {
+        match (*call, allocate) {
+            (Call::Forward, true) => results.forward(backend, operands)?,
+            (Call::Forward, false) => results.forward_into(backend, operands)?,
+            (Call::Backward, true) => results.backward(backend, operands)?,
+            (Call::Backward, false) => results.backward_into(backend, operands)?,
+            (Call::Jvp, true) => results.jvp(backend, operands)?,
+            (Call::Jvp, false) => results.jvp_into(backend, operands)?,
+            (Call::SecondOrder { with_g_tangent, with_first }, true) => {
+                results.second_order(backend, operands, with_g_tangent, with_first)?;
+            }
+            (Call::SecondOrder { with_g_tangent, with_first }, false) => {
+                results.second_order_into(backend, operands, with_g_tangent, with_first)?;
+            }
         }
     }
-    match (rules, allocate) {
-        (Rules::Forward, _) => Ok(()),
-        (_, true) => results.backward(backend, operands),
-        (_, false) => results.backward_into(backend, operands),
-    }
+    Ok(())
 }
 
-fn read<E: Element>(path: &Path, operands: &mut Operands<E>) -> Result<(), Failure> {
+fn read<E: Element>(path: &Path, operands: &mut Operands<E>, rules: Rules) -> Result<(), Failure> {
     let bytes = fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    let needed: usize = operands.tensors.iter().map(|tensor| size_of_val(tensor.data())).sum();
+    let tensors = &mut operands.tensors[..if rules.directed() { 8 } else { 4 }];
+    let needed: usize = tensors.iter().map(|tensor| size_of_val(tensor.data())).sum();
     if bytes.len() != needed {
-        return Err(
-            format!("{} has {} bytes, q, k, v and dout need {needed}", path.display(), bytes.len()).into()
-        );
+        let (path, given) = (path.display(), bytes.len());
+        return Err(format!("{path} has {given} bytes, the inputs of {} need {needed}", rules.name).into());
     }
     let mut rest = &bytes[..];
-    for tensor in &mut operands.tensors {
+    for tensor in tensors {
         let target: &mut [u8] = bytemuck::cast_slice_mut(tensor.data_mut());
         let (this, next) = rest.split_at(target.len());
         target.copy_from_slice(this);
@@ -159,8 +171,15 @@ fn read<E: Element>(path: &Path, operands: &mut Operands<E>) -> Result<(), Failu
     Ok(())
 }
 
-fn write<E: Element>(path: &Path, results: &Results<E>) -> Result<(), Failure> {
-    let tensors = [&results.saved.output, &results.gradients.q, &results.gradients.k, &results.gradients.v];
-    let bytes: Vec<u8> = tensors.into_iter().flat_map(Tensor::bytes).copied().collect();
+fn write<E: Element>(path: &Path, results: &Results<E>, rules: Rules) -> Result<(), Failure> {
+    let of = |made: &Made| match made {
+        Made::Output => vec![&results.saved.output],
+        Made::OutputTangent => vec![&results.saved_tangent.output],
+        Made::Gradients => results.gradients.as_ref().named().map(|(_, tensor)| tensor).collect(),
+        Made::GradientTangents => {
+            results.gradient_tangents.as_ref().named().map(|(_, tensor)| tensor).collect()
+        }
+    };
+    let bytes: Vec<u8> = rules.results.iter().flat_map(of).flat_map(Tensor::bytes).copied().collect();
     fs::write(path, bytes).map_err(|error| format!("cannot write {}: {error}", path.display()).into())
 }

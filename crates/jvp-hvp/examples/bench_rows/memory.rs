@@ -14,7 +14,7 @@ pub(crate) fn of_row(
     rules: Rules,
 ) -> Result<Option<u64>, Failure> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg("--only-memory").args(["--shape", &format!("{b},{h},{t},{d}"), "--rule", rules.name()]);
+    command.arg("--only-memory").args(["--shape", &format!("{b},{h},{t},{d}"), "--rule", rules.name]);
     command.args(["--threads", &arguments.threads.to_string(), "--policy", arguments.policy.0]);
     command.args(["--dtype", &arguments.dtype.to_string()]);
     let backend = BACKENDS.iter().find(|(_, backend)| *backend == arguments.backend).expect("all are listed");
