@@ -109,9 +109,9 @@ pub enum Scores {
 backends! {
     // The best one first: `auto` takes the first that serves what is asked.
     Streaming, "streaming", Streamed, "tiles on the CPU, in memory linear in the length",
-        |checks| theria_reference::Streaming::new().with_checks(checks);
+        |checks| theria_jvp_hvp::Streaming::new().with_checks(checks);
     Dense, "dense", Stored, "the textbook on the CPU: whole score matrices; the oracle",
-        |checks| theria_reference::Dense::new().with_checks(checks);
+        |checks| theria_jvp_hvp::Dense::new().with_checks(checks);
 }
 
 impl fmt::Display for Backend {

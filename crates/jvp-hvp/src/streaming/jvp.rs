@@ -28,7 +28,9 @@ use theria_reference::streaming::tile::{
 use super::passes::{Centre, Push};
 use super::tangent_tile::{Block, Directed};
 
-const TILES: Tiles = Tiles { rows: 128, keys: 512 };
+/// Two tiles of 256 KB each, beside K, K′, V and V′ of a block of keys. 128 … 256 rows by 128 … 512 keys
+/// lie within 6 %.
+const TILES: Tiles = Tiles { rows: 256, keys: 256 };
 
 /// Tasks wanted of a small problem before its tiles are shortened, never below 64 rows.
 const TASKS: usize = 32;
