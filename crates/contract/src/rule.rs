@@ -89,7 +89,7 @@ pub enum Refusal {
     #[error("this backend does not implement the {0} rule")]
     RuleNotImplemented(Rule),
     /// Forward and backward of this backend are opaque: they run, and have no derivative of their own.
-    #[error("this backend is opaque: its forward and backward run, but cannot be differentiated")]
+    #[error("its forward and backward are opaque: they run, but cannot be differentiated")]
     Opaque,
     /// The backend holds the row statistics constant; see [`Support::FrozenStats`].
     #[error(

@@ -3,7 +3,7 @@
 use theria_contract::conformance::{Case, CaseData, MaskPattern};
 use theria_contract::{
     Attention, Causal, Cotangent, DType, Directions, Host, Inputs, Primal, Problem, ProblemBuilder, Qkv,
-    Tangent, Tensor,
+    Tangent, Tensor, TensorView,
 };
 
 /// Grouped heads, more keys than queries, D ≠ Dv: small enough for one evaluation per element.
@@ -54,6 +54,18 @@ pub(crate) fn inputs(data: &CaseData<f64>) -> Inputs<'_, Host, f64> {
     }
 }
 
+/// The same data with other tangents.
+#[allow(dead_code)] // one test file moves two ways
+pub(crate) fn elsewhere(case: &Case) -> CaseData<f64> {
+    let tangents = data(&Case { name: "elsewhere", ..case.clone() }).tangents;
+    CaseData { tangents, ..data(case) }
+}
+
+/// The tangents of a case as directions.
+pub(crate) fn directions(data: &CaseData<f64>) -> Directions<TensorView<'_, f64>> {
+    Directions::from(data.tangents.as_ref().map(Tensor::view))
+}
+
 /// The results of every derivative rule of a backend, packed, in the order q, k, v, bias.
 #[allow(dead_code)] // each test file reads some of them
 pub(crate) struct Rules {
@@ -71,7 +83,7 @@ impl Rules {
     pub(crate) fn of(attention: &impl Attention<f64, Storage = Host>, data: &CaseData<f64>) -> Self {
         let (problem, inputs) = (&data.problem, inputs(data));
         let inputs = Primal(&inputs);
-        let along = Tangent(Directions::from(data.tangents.as_ref().map(Tensor::view)));
+        let along = Tangent(directions(data));
         let g = Cotangent(data.cotangent.view());
         let g_tangent = Tangent(Cotangent(data.cotangent_tangent.view()));
 
@@ -93,6 +105,7 @@ impl Rules {
 }
 
 /// Gradients as they lie in memory.
+#[allow(dead_code)] // not every test file reads gradients
 pub(crate) fn packed(gradients: Qkv<Tensor<f64>>) -> Vec<Vec<f64>> {
     gradients.named().map(|(_, tensor)| tensor.into_vec()).collect()
 }
