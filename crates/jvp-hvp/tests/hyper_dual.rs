@@ -1,6 +1,7 @@
 //! The rules of the textbook are what automatic differentiation makes of its forward: to 1e-13 of the
 //! root mean square, over every feature, with no step size to choose.
 
+#[allow(dead_code, unused_imports)] // each test file differentiates in its own way
 mod autodiff;
 mod cases;
 

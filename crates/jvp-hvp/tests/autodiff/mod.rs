@@ -32,6 +32,21 @@ impl<T: Number> Operands<T> {
         });
         Self { tensors, shapes: data.primal.as_ref().map(Tensor::shape) }
     }
+
+    /// Q, packed.
+    pub(crate) fn q(&self) -> &[T] {
+        &self.tensors.q
+    }
+
+    /// K, packed.
+    pub(crate) fn k(&self) -> &[T] {
+        &self.tensors.k
+    }
+
+    /// V, packed.
+    pub(crate) fn v(&self) -> &[T] {
+        &self.tensors.v
+    }
 }
 
 fn at<T: Copy>(values: &[T], shape: [usize; 4], index: [usize; 4]) -> T {
