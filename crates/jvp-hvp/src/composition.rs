@@ -1,1 +1,0 @@
-//! Every other mode of order two, made of the four rules: once, for any backend.
