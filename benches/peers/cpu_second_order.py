@@ -40,7 +40,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import textbook
 from alternation import measure, timed
 from bench_rows import build, ceilings, described, mebibytes, named, shape_object, theria
 from machine import ROOT, machine
@@ -124,6 +123,8 @@ def torch_call(peer, operands, rule):
 
 def peak_here(peer, length, rule, limit):
     """{"bytes": growth of the resident set in one call, less the results, "error"}."""
+    import textbook
+
     # The graph that second-order keeps counts: without it there would be nothing to differentiate.
     shape = (1, 8, length, 64)
     torch_call(peer, textbook.operands((1, THREADS, 64, 64), "float32"), rule)()
@@ -144,6 +145,8 @@ def peak_here(peer, length, rule, limit):
 
 def expected_results(operands):
     """What each rule gives in float64."""
+    import textbook
+
     along = textbook.by_head(operands)
     still = textbook.by_head(operands | {"dout_tangent": operands["dout"] * 0.0})
     return {
@@ -153,6 +156,8 @@ def expected_results(operands):
 
 
 def torch_errors(operands, expected, rule):
+    import textbook
+
     found = {}
     for peer in PEERS:
         results = [x.detach().numpy() for x in torch_call(peer, operands, rule)()]
@@ -162,6 +167,8 @@ def torch_errors(operands, expected, rule):
 
 def theria_errors(program, inputs, shape, expected, rule, folder):
     import numpy
+
+    import textbook
 
     outputs = folder / "outputs"
     options = described(shape, rule, "f32", "none", THREADS)
@@ -177,6 +184,8 @@ def beyond_bound(name, shape, rule, errors):
 def measure_shape(program, shape, settings, folder, timing=True):
     """(rows, what is off) of one shape; without timing, only the comparison."""
     import torch
+
+    import textbook
 
     operands = textbook.operands(shape, "float32")
     inputs = folder / "inputs"
@@ -272,6 +281,8 @@ def run(settings):
 
 def peers_only(settings):
     """PyTorch's errors at the small shape, and its times and memory at the first."""
+    import textbook
+
     operands = textbook.operands(SMALL, "float32")
     expected = expected_results(operands)
     limit = min(round(settings.limit_gib * 2**30), round(0.7 * (available() or 2**34)))
