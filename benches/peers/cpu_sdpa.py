@@ -27,15 +27,17 @@ everything. Linux only.
 import argparse
 import json
 import math
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from alternation import measure, timed
+from bench_rows import build, ceilings, described, mebibytes, named, shape_object, theria
+from machine import ROOT, machine
+from page import insert
+from resident_memory import growth, in_fresh_process
+
 UNITS = {"forward": 2, "backward": 5, "forward+backward": 7}
 # (B, H, T, D), dtype, mask
 ROWS = [
@@ -50,33 +52,6 @@ POLICIES = ["bias", "mask", "dropout"]
 LENGTHS = [1024, 2048, 4096, 8192, 16384, 32768]
 # Largest accepted error, over the root mean square of the float64 result.
 BOUND = {"f32": 2e-5, "f64": 1e-12}
-
-
-# --- theria -------------------------------------------------------------------------------------
-
-
-def build():
-    command = ["cargo", "build", "--release", "--package", "theria-jvp-hvp", "--example", "bench_rows"]
-    lines = subprocess.run(
-        command + ["--message-format", "json"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
-    ).stdout.splitlines()
-    for line in lines:
-        message = json.loads(line)
-        if message.get("target", {}).get("name") == "bench_rows" and message.get("executable"):
-            return message["executable"]
-    sys.exit("error: cargo built no bench_rows")
-
-
-def theria(program, *options):
-    done = subprocess.run([program, *map(str, options)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        sys.exit(f"error: bench_rows {' '.join(map(str, options))} failed")
-    return json.loads(done.stdout)
-
-
-def described(shape, rule, dtype, mask, threads):
-    lengths = ",".join(map(str, shape))
-    return ["--shape", lengths, "--rule", rule, "--dtype", dtype, "--policy", mask, "--threads", threads]
 
 
 # --- PyTorch ------------------------------------------------------------------------------------
@@ -138,24 +113,12 @@ def oracle(tensors, mask):
     return [x.detach() for x in (out, *torch.autograd.grad(out, (q, k, v), g))]
 
 
-def timed(call, seconds):
-    call()
-    samples, start = [], time.perf_counter()
-    while len(samples) < 3 or time.perf_counter() - start < seconds:
-        before = time.perf_counter()
-        call()
-        samples.append((time.perf_counter() - before) * 1e6)
-    return samples
-
-
 # --- rows ---------------------------------------------------------------------------------------
 
 
 def errors(given, expected):
     """Largest error of each tensor, over the root mean square of what is expected."""
-    return [
-        float((x.double() - y).abs().max() / y.square().mean().sqrt()) for x, y in zip(given, expected)
-    ]
+    return [float((x.double() - y).abs().max() / y.square().mean().sqrt()) for x, y in zip(given, expected)]
 
 
 def compare(program, tensors, shape, dtype, mask, folder):
@@ -173,79 +136,30 @@ def compare(program, tensors, shape, dtype, mask, folder):
     return inputs, errors(ours, expected), errors(torch_results(tensors, mask), expected)
 
 
-def percentile(samples, share):
-    return sorted(samples)[round((len(samples) - 1) * share)]
-
-
-def summary(samples):
-    return {f"p{int(100 * share)}_us": round(percentile(samples, share), 2) for share in (0.5, 0.9, 0.99)}
-
-
 def measure_row(program, shape, dtype, mask, rule, threads, settings, checked, tensors):
     import torch
 
     inputs, our_errors, their_errors = checked
     own = slice(0, 1) if rule == "forward" else slice(1, 4) if rule == "backward" else slice(0, 4)
     torch.set_num_threads(threads)
-    call = torch_call(tensors, rule, mask)
     options = described(shape, rule, dtype, mask, threads)
-    options += ["--inputs", inputs, "--seconds", settings.seconds, "--samples", "--no-memory"]
-    samples, ratios = {"into": [], "allocating": [], "torch": []}, {"into": [], "allocating": []}
-    for _ in range(settings.rounds):
-        into = theria(program, *options)["rows"][0]
-        theirs = timed(call, settings.seconds)
-        allocating = theria(program, *options, "--allocate")["rows"][0]
-        samples["torch"] += theirs
-        for row in (into, allocating):
-            samples[row["family"]] += row["samples_us"]
-            ratios[row["family"]].append(statistics.median(theirs) / row["p50_us"])
-    peak = theria(program, *described(shape, rule, dtype, mask, threads), "--only-memory")
-    their_peak = torch_peak(shape, rule, dtype, mask, threads)
-    peer_times = summary(samples["torch"])
     b, h, t, d = shape
     flops = UNITS[rule] * 2 * b * h * t * t * d * (0.5 if mask == "causal" else 1)
-    rows = []
-    for template in (into, allocating):
-        family = template["family"]
-        times = summary(samples[family])
-        row = {key: value for key, value in template.items() if key != "samples_us"} | times
-        row["tflops"] = round(flops / times["p50_us"] * 1e-6, 4)
+    peers = {"pytorch": torch_call(tensors, rule, mask)}
+    rows = measure(program, [*options, "--inputs", inputs], peers, flops, settings)
+    peak = theria(program, *options, "--only-memory")
+    their_peak = in_fresh_process(__file__, shape, rule, dtype, mask, threads)
+    for row in rows:
         row["peak_extra_bytes"] = peak
         row["max_error"] = max(our_errors[own])
-        row["peers"] = [
-            {
-                "name": "pytorch",
-                "version": torch.__version__.split("+")[0],
-                "p50_us": peer_times["p50_us"],
-                "ratio": round(peer_times["p50_us"] / times["p50_us"], 3),
-                "ratio_of_rounds": [round(min(ratios[family]), 3), round(max(ratios[family]), 3)],
-                "tflops": round(flops / peer_times["p50_us"] * 1e-6, 4),
-                "peak_extra_bytes": their_peak,
-                "max_error": max(their_errors[own]),
-                "error": None,
-            }
-        ]
-        rows.append(row)
+        (peer,) = row["peers"]
+        peer["version"] = torch.__version__.split("+")[0]
+        peer["peak_extra_bytes"] = their_peak
+        peer["max_error"] = max(their_errors[own])
     return rows
 
 
 # --- memory -------------------------------------------------------------------------------------
-
-
-def status(key):
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-def torch_peak(shape, rule, dtype, mask, threads):
-    """Runs `peak_here` in a fresh process."""
-    command = [sys.executable, __file__, "--peak", json.dumps([shape, rule, dtype, mask, threads])]
-    # Freed memory goes back to the system at once, so that the call cannot reuse it unseen.
-    prompt = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | prompt)
-    return json.loads(done.stdout)
 
 
 def peak_here(shape, rule, dtype, mask, threads):
@@ -255,16 +169,9 @@ def peak_here(shape, rule, dtype, mask, threads):
     torch.set_num_threads(threads)
     torch_call(operands((1, threads, 64, shape[3]), dtype), rule, mask)()
     tensors = operands(shape, dtype)
-    call = torch_call(tensors, rule, mask)
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return None
-    before = status("VmRSS:")
-    results = call()
-    peak = status("VmHWM:")
+    grown, results = growth(torch_call(tensors, rule, mask))
     results = [results] if rule == "forward" else results
-    return max(0, peak - before - sum(x.numel() * x.element_size() for x in results))
+    return grown and max(0, grown - sum(x.numel() * x.element_size() for x in results))
 
 
 def measure_memory(program, lengths):
@@ -281,36 +188,14 @@ def measure_memory(program, lengths):
                     "threads": 2,
                     "operand_bytes": 4 * 8 * t * 64,
                     "peak_extra_bytes": ours,
-                    "pytorch_peak_extra_bytes": torch_peak(shape, rule, "f32", "none", 2),
+                    "pytorch_peak_extra_bytes": in_fresh_process(__file__, shape, rule, "f32", "none", 2),
                 }
             )
             print(f"memory T={t} {rule}: {ours} bytes", file=sys.stderr)
     return rows
 
 
-def shape_object(shape):
-    b, h, t, d = shape
-    return {"batch": b, "heads_q": h, "heads_kv": h, "t": t, "m": t, "d": d, "dv": d}
-
-
 # --- the run ------------------------------------------------------------------------------------
-
-
-def machine():
-    """What lscpu says, without names and places."""
-    done = subprocess.run(["lscpu", "--json"], stdout=subprocess.PIPE, text=True, env={**os.environ, "LC_ALL": "C"})
-    wanted = ("Model name", "CPU(s)", "CPU family", "Model", "L1d cache", "L2 cache", "L3 cache", "Hypervisor vendor")
-    found = {}
-
-    def walk(entries):
-        for entry in entries:
-            key = entry["field"].rstrip(":")
-            if key in wanted:
-                found[key] = entry["data"]
-            walk(entry.get("children", []))
-
-    walk(json.loads(done.stdout)["lscpu"])
-    return found
 
 
 def torch_ceiling(seconds):
@@ -325,21 +210,14 @@ def torch_ceiling(seconds):
 
 
 def run(settings):
-    import torch
-
     program = settings.program or build()
-    ceilings, result = {}, None
-    for threads in (1, 2):
-        options = ["--ceiling", "--threads", threads, "--seconds", settings.seconds, "--no-memory"]
-        result = theria(program, *options, "--shape", "1,1,16,16", "--rule", "forward")
-        ceilings[threads] = result["ceiling"]
-    result["ceiling"] = ceilings[2] | {"matmul_tflops_1_thread": ceilings[1]["matmul_tflops"]}
+    result = ceilings(program, settings.seconds)
     theirs = torch_ceiling(settings.seconds)
     result["ceiling"]["pytorch_matmul_tflops"] = theirs[2]
     result["ceiling"]["pytorch_matmul_tflops_1_thread"] = theirs[1]
     result["host"]["machine"] = machine()
     result["method"] = {"rounds": settings.rounds, "seconds_each": settings.seconds}
-    result["rows"], failed = [], []
+    failed = []
     with tempfile.TemporaryDirectory() as folder:
         for shape, dtype, mask in ROWS:
             tensors = operands(shape, dtype)
@@ -370,17 +248,6 @@ def run(settings):
 
 
 # --- tables -------------------------------------------------------------------------------------
-
-
-def named(row):
-    shape = row["shape"]
-    lengths = f"{shape['batch']},{shape['heads_q']},{shape['t']},{shape['d']}"
-    extra = "" if row["mask"] == "none" else f" {row['mask']}"
-    return f"{lengths} {row['dtype']}{extra}"
-
-
-def mebibytes(size):
-    return "–" if size is None else f"{size / 2**20:.2f}"
 
 
 def tables(result):
@@ -432,16 +299,6 @@ def tables(result):
     return "\n".join(text)
 
 
-BEGIN, END = "<!-- cpu_sdpa: begin -->", "<!-- cpu_sdpa: end -->"
-
-
-def insert(page, text):
-    content = page.read_text()
-    before, rest = content.split(BEGIN)
-    after = rest.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
@@ -460,7 +317,7 @@ def main():
     elif settings.table:
         text = tables(json.loads(Path(settings.table).read_text()))
         if settings.into:
-            insert(Path(settings.into), text)
+            insert(Path(settings.into), "cpu_sdpa", text)
         else:
             print(text)
     else:
