@@ -109,6 +109,16 @@ pub trait Attention<E: Element> {
         }
     }
 
+    /// The same, and refuses another linearisation as well: what every composition asks for.
+    fn require_exact(&self, problem: &Problem, rule: Rule) -> Result<()> {
+        match self.support(problem, rule) {
+            Support::FrozenStats => {
+                Err(Error::Refused { backend: self.name(), rule, reason: Refusal::FrozenStats })
+            }
+            Support::Exact | Support::Refused(_) => self.require(problem, rule),
+        }
+    }
+
     /// The forward rule into memory of the caller: `O`, and `lse` for the other rules.
     fn forward_into(
         &self,

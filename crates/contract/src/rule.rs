@@ -88,9 +88,14 @@ pub enum Refusal {
     /// The backend has no implementation of this rule.
     #[error("this backend does not implement the {0} rule")]
     RuleNotImplemented(Rule),
-    /// The backward of this backend is opaque: it has no derivative of its own.
-    #[error("the backward of this backend is opaque; it cannot be differentiated again")]
+    /// Forward and backward of this backend are opaque: they run, and have no derivative of their own.
+    #[error("this backend is opaque: its forward and backward run, but cannot be differentiated")]
     Opaque,
+    /// The backend holds the row statistics constant; see [`Support::FrozenStats`].
+    #[error(
+        "this backend holds the row statistics constant, which is another linear map; only experiments may ask for it"
+    )]
+    FrozenStats,
     /// The element type is not served.
     #[error("element type {0} is not served")]
     ElementType(DType),

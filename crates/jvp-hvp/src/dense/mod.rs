@@ -45,7 +45,7 @@ impl Dense {
 }
 
 /// S′ of one head, zero where a query does not see a key.
-fn scores_tangent<E>(
+pub(crate) fn scores_tangent<E>(
     problem: &Problem,
     index: Index,
     s: &Mat<E::Acc>,

@@ -33,7 +33,9 @@ where
             gradients.as_mut().named().for_each(|(_, gradient)| gradient.fill(E::default()));
         };
         zero(&mut tangent);
-        first.iter_mut().for_each(|first| zero(&mut first.0));
+        if let Some(first) = &mut first {
+            zero(&mut first.0);
+        }
         return Ok(());
     }
     let scale = E::Acc::from_f64(problem.scale());
@@ -102,6 +104,8 @@ where
         }
     }
     tangent_sums.finish();
-    first_sums.map(GradientSums::finish);
+    if let Some(sums) = first_sums {
+        sums.finish();
+    }
     Ok(())
 }
