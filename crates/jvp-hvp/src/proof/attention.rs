@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! x = (Q, K, V, bias), row-major and one after the other        f(x) = O
-//! J v = O′        Jᵀu = (dQ, dK, dV, dBias) with G = u        second order: (dQ′, dK′, dV′, dBias′) with G′ = u′
+//! J v = O′        Jᵀu = (dQ, dK, dV, dBias) with G = u
+//!                 second order = (dQ′, dK′, dV′, dBias′) with G = u, G′ = u′
 //! ```
 //!
 //! f does not see a shift of all scores of a row. Two kinds of directions make one: a bias that is

@@ -62,8 +62,8 @@ impl Proof {
                 name: "symmetry",
                 identity: "⟨w, H v⟩ = ⟨v, H w⟩",
                 allowed: Allowed::AtMost(1e-13),
-                blind_to: "first order, u′, and a symmetric mistake: what is detached in the forward still has a \
-                           Hessian, of another function",
+                blind_to: "u′, and a symmetric mistake: what is detached in the forward still has a Hessian, \
+                           of another function",
             },
             Self::Linearity => Description {
                 name: "linearity",
@@ -75,7 +75,7 @@ impl Proof {
                 name: "tangent of u",
                 identity: "second(v; u, u′) - second(v; u) = Jᵀu′",
                 allowed: Allowed::AtMost(1e-13),
-                blind_to: "the part of the second order that u′ does not touch, and a VJP that is wrong in both",
+                blind_to: "what u′ does not touch, and a VJP that is wrong in both",
             },
             Self::Invariance => Description {
                 name: "invariance",

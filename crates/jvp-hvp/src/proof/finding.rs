@@ -26,6 +26,7 @@ impl Allowed {
 impl Display for Allowed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::AtMost(0.0) => write!(f, "nothing"),
             Self::AtMost(bound) => write!(f, "at most {bound:e}"),
             Self::Between(low, high) => write!(f, "{low} to {high}"),
         }

@@ -6,9 +6,10 @@
 //! J w = 0          ⟨w, Jᵀu⟩ = 0          H w = 0          ⟨w, H v⟩ = 0
 //! ```
 //!
-//! For attention: a bias that is constant along a row, and one vector added to all keys of a head, shift every score of a row by the same
-//! amount, and a softmax does not see that. So J vanishes along such a shift, and each row of dBias
-//! and dBias′ sums to zero. A softmax whose statistics are held constant sees every shift.
+//! For attention: a bias that is constant along a row, or one vector added to all keys of a head,
+//! shifts every score of a row by the same amount, and a softmax does not see that. So J vanishes
+//! along such a shift, and each row of dBias and dBias′ sums to zero. A softmax whose statistics are
+//! held constant sees every shift.
 
 use super::finding::{Measured, Obstacle, Worst};
 use super::point::Part;

@@ -21,8 +21,8 @@ pub struct Point {
     pub x: Vec<f64>,
     /// The seed of directions and cotangents.
     pub seed: u64,
-    /// The root mean square of a direction: a length over which f varies noticeably and smoothly. The steps
-    /// of the Taylor proofs are fractions of it. 1 unless said.
+    /// The root mean square of a direction: a length over which f varies noticeably and smoothly.
+    /// The steps of the Taylor proofs are fractions of it. 1 unless said.
     pub reach: f64,
 }
 

@@ -8,11 +8,12 @@
 //! gradient     ‖g(x + hv) - g(x) - h H v‖                           ~ h²    g = Jᵀu
 //! ```
 //!
-//! One direction can be unlucky: where the leading term of its remainder happens to be small, the next one
-//! bends the slope. So a remainder here is the root mean square over [`WALKS`] random directions (and
-//! as many u), each walked both ways, +h and -h: the leading terms cannot all be small, and in the
-//! sum of squares over both ways the product of the leading term and the next one cancels. What is left bends the
-//! slope by O(h²). Nothing is fitted to the function, and no direction is chosen by its result.
+//! One direction can be unlucky: where the leading term of its remainder happens to be small, the
+//! next one bends the slope. So a remainder here is the root mean square over eight random
+//! directions (and as many u), each walked both ways, +h and -h. The leading terms are not all small,
+//! and in the sum of squares over both ways the product of the leading term and the next one cancels:
+//! what is left bends the slope by O(h²). Nothing is fitted to the function, and no direction is
+//! chosen by its result.
 
 use super::finding::{Detail, Measured, Measurement, Obstacle};
 use super::point::Part;
