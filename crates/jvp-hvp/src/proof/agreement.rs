@@ -19,6 +19,10 @@ pub(super) fn agrees<C: Claim + ?Sized, O: Claim + ?Sized>(claim: &C, oracle: &O
     if blocks.is_empty() {
         blocks.push(Block::new("all", 0..x.len()));
     }
+    if oracle.outputs() != claim.outputs() {
+        let (given, right) = (claim.outputs(), oracle.outputs());
+        return Err(Obstacle::Invalid(format!("{given} outputs against {right} of the oracle")));
+    }
     let outputs = [Block::new("all", 0..claim.outputs())];
     let mut worst = Worst::default();
     for index in 0..DRAWS {
@@ -54,9 +58,6 @@ where
         (Err(failed), _) => return Err(failed.into()),
         (_, Err(failed)) => return Err(failed.into()),
     };
-    if claimed.len() != right.len() {
-        return Err(Obstacle::Invalid(format!("{rule} has {} numbers, not {}", claimed.len(), right.len())));
-    }
     for block in blocks {
         let right = &right[block.range.clone()];
         let rms = (square(right) / right.len().max(1) as f64).sqrt();

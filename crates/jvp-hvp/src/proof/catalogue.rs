@@ -1,5 +1,6 @@
 //! The list of proofs, and how each is run and judged.
 
+use super::checked::Checked;
 use super::finding::{Measured, Obstacle};
 use super::{Allowed, Claim, Detail, Finding, Point, Verdict};
 use super::{agreement, difference, duality, invariance, linearity, repeatability, taylor};
@@ -75,7 +76,11 @@ impl Proof {
 
     /// Runs it. [`Agreement`](Self::Agreement) does not apply without an oracle.
     pub fn run<C: Claim + ?Sized>(self, claim: &C, point: &Point) -> Finding {
-        let measured = match self {
+        self.judge(Checked::new(claim, point).and_then(|claim| self.measure(&claim, point)))
+    }
+
+    fn measure<C: Claim>(self, claim: &C, point: &Point) -> Measured {
+        match self {
             Self::ValueOrder => taylor::value(claim, point),
             Self::JvpOrder => taylor::jvp(claim, point),
             Self::VjpOrder => taylor::vjp(claim, point),
@@ -89,8 +94,7 @@ impl Proof {
             Self::CentralDifference => difference::central(claim, point),
             Self::Repeatability => repeatability::repeats(claim, point),
             Self::Agreement => Err(Obstacle::NotApplicable("no oracle is given".into())),
-        };
-        self.judge(measured)
+        }
     }
 
     /// Runs it with an oracle at hand.
@@ -100,7 +104,10 @@ impl Proof {
         O: Claim + ?Sized,
     {
         match self {
-            Self::Agreement => self.judge(agreement::agrees(claim, oracle, point)),
+            Self::Agreement => {
+                let both = Checked::new(claim, point).and_then(|c| Ok((c, Checked::new(oracle, point)?)));
+                self.judge(both.and_then(|(claim, oracle)| agreement::agrees(&claim, &oracle, point)))
+            }
             _ => self.run(claim, point),
         }
     }

@@ -41,6 +41,7 @@
 mod agreement;
 mod attention;
 mod catalogue;
+mod checked;
 mod claim;
 mod description;
 mod difference;

@@ -24,7 +24,6 @@ pub(super) fn repeats<C: Claim + ?Sized>(claim: &C, point: &Point) -> Measured {
         match [rule(), rule()] {
             [Ok(first), Ok(again)] => {
                 let differing = first.iter().zip(&again).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
-                let differing = differing + first.len().abs_diff(again.len());
                 if differing > 0 && measurement.measured == 0.0 {
                     measurement.detail = Detail::Where(name.into());
                 }
