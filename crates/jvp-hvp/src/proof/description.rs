@@ -1,7 +1,7 @@
 //! Every proof in words: its name, its identity, its bound, and what it cannot see.
 //!
 //! The bounds are the strictest that the literature of the subject holds itself to, and the noise of
-//! exact rules stays two orders of magnitude below those on identities.
+//! exact rules stays more than fifty times below those on identities.
 
 use super::{Allowed, Proof};
 
