@@ -1,1 +1,0 @@
-//! Which proof catches which mistake.
