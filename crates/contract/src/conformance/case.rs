@@ -36,7 +36,7 @@ impl Case {
     }
 
     /// Whether it is run in a few forms only, because each takes its time.
-    pub(super) fn is_large(&self) -> bool {
+    pub fn is_large(&self) -> bool {
         self.problem.shape().scores().iter().product::<usize>() > 30_000
     }
 }
