@@ -52,6 +52,8 @@ pub enum Fault {
     ClaimsTooLittle,
     /// O′ is not centred, P′ = P ∘ S′: the row statistics are taken for constants.
     UncentredTangent,
+    /// O′ is not exactly zero, though within every bound, where no term of it is given.
+    TangentOfNothing,
     /// lse′ is zero.
     LseTangentZero,
     /// V′ is ignored by the JVP.
@@ -91,7 +93,7 @@ pub enum Fault {
 
 impl Fault {
     /// All mistakes that show in any backend that supports every rule on every problem.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::ScaledQueryGradient,
         Self::RepeatedValueGradient,
         Self::LastRowUnwritten,
@@ -114,6 +116,7 @@ impl Fault {
         Self::ClaimsTooMuch,
         Self::ClaimsTooLittle,
         Self::UncentredTangent,
+        Self::TangentOfNothing,
         Self::LseTangentZero,
         Self::ValueTangentIgnored,
         Self::BiasTangentIgnored,
@@ -143,6 +146,7 @@ impl Fault {
             | Self::ClaimsTooMuch
             | Self::ClaimsTooLittle => Rule::Backward,
             Self::UncentredTangent
+            | Self::TangentOfNothing
             | Self::LseTangentZero
             | Self::ValueTangentIgnored
             | Self::BiasTangentIgnored
@@ -192,6 +196,11 @@ impl Fault {
             Self::WrongDropoutSeed | Self::DropoutUnscaled => problem.dropout().is_some(),
             Self::ScaleMadePositive => problem.scale() < 0.0,
             Self::StatisticStridesIgnored => form.strided,
+            Self::TangentOfNothing => {
+                let scores = [Optional::QueryTangent, Optional::KeyTangent];
+                let of_scores = problem.scale() == 0.0 || scores.iter().all(|part| form.leaves_out(*part));
+                problem.shape().m == 0 || (of_scores && form.leaves_out(Optional::ValueTangent))
+            }
             Self::ValueTangentIgnored | Self::SecondOrderIgnoresValueTangent => {
                 !form.leaves_out(Optional::ValueTangent)
             }
