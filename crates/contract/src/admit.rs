@@ -2,7 +2,7 @@
 
 use crate::{
     Attention, Checks, Directions, Element, Error, Host, Inputs, Primal, Problem, Qkv, Result, Rule, Saved,
-    SavedView, SavedViewMut, Storage, TensorView,
+    SavedView, SavedViewMut, Storage,
 };
 
 type View<'a, A, E, T> = <<A as Attention<E>>::Storage as Storage>::View<'a, T>;
@@ -18,7 +18,7 @@ pub(crate) fn open<E: Element, A: Attention<E> + ?Sized>(
     workspace: &Workspace<A, E>,
 ) -> Result<()> {
     inputs(problem, given)?;
-    key_lengths(attention.storage(), problem, given)?;
+    key_lengths(problem, given)?;
     attention.require(problem, rule)?;
     let needed = attention.workspace_bytes(problem, rule);
     let available = A::Storage::workspace_bytes(workspace);
@@ -211,29 +211,25 @@ impl<E: Element> Inputs<'_, Host, E> {
     /// error when a length is negative or longer than the keys.
     pub fn key_length(&self, problem: &Problem, batch: usize) -> Result<usize> {
         let m = problem.shape().m;
-        let Some(lengths) = self.key_lengths else { return Ok(m) };
-        length_of(lengths, batch, m)
+        self.key_lengths.map_or(Ok(m), |lengths| in_range(lengths.at([0, 0, 0, batch]), batch, m))
     }
 }
 
-fn length_of(lengths: TensorView<'_, i32>, batch: usize, m: usize) -> Result<usize> {
-    let given = lengths.at([0, 0, 0, batch]);
+fn in_range(given: i32, batch: usize, m: usize) -> Result<usize> {
     match usize::try_from(given) {
         Ok(length) if length <= m => Ok(length),
         _ => Err(Error::KeyLength { batch, given, m }),
     }
 }
 
-/// Every key length is in range. Lengths on a device are its kernels' to clamp.
+/// Every key length is in range. They are read where they lie: lengths on a device, which cannot be
+/// read for nothing, are its kernels' to clamp.
 pub(crate) fn key_lengths<S: Storage, E: Element>(
-    storage: &S,
     problem: &Problem,
     inputs: &Inputs<'_, S, E>,
 ) -> Result<()> {
-    let Some(lengths) = inputs.key_lengths else { return Ok(()) };
-    if !storage.is_host() {
-        return Ok(());
-    }
-    let lengths = storage.download(lengths)?;
-    (0..problem.shape().batch).try_for_each(|b| length_of(lengths.view(), b, problem.shape().m).map(drop))
+    let (Some(lengths), shape) = (&inputs.key_lengths, problem.shape()) else { return Ok(()) };
+    (0..shape.batch)
+        .map_while(|b| Some((b, S::peek(lengths, [0, 0, 0, b])?)))
+        .try_for_each(|(b, given)| in_range(given, b, shape.m).map(drop))
 }

@@ -36,8 +36,9 @@ pub trait Attention<E: Element> {
     /// The memory of this backend.
     fn storage(&self) -> &Self::Storage;
 
-    /// What the backend vouches for. A call does exactly what this says. The second order starts from
-    /// what the JVP made, so a backend that supports it supports the JVP too.
+    /// What the backend vouches for. A call does exactly what this says. Backward and JVP start from
+    /// what the forward made, and the second order from what the JVP made: where a rule is exact, so is
+    /// the one that it starts from.
     fn support(&self, problem: &Problem, rule: Rule) -> Support;
 
     /// Scratch that the rule's `_into` twin needs.

@@ -17,9 +17,10 @@ pub trait Storage {
     /// Scratch memory of a rule.
     type Workspace;
 
-    /// Whether reading a few values costs nothing, so that checks on values can always be made.
-    fn is_host(&self) -> bool {
-        false
+    /// One element, where reading it costs nothing: in the memory of the host. Checks on a few values
+    /// are made there and nowhere else.
+    fn peek<T: Scalar>(_view: &Self::View<'_, T>, _index: [usize; 4]) -> Option<T> {
+        None
     }
 
     /// A zeroed tensor.
@@ -79,8 +80,8 @@ impl Storage for Host {
     type ViewMut<'a, T: Scalar> = TensorViewMut<'a, T>;
     type Workspace = Workspace;
 
-    fn is_host(&self) -> bool {
-        true
+    fn peek<T: Scalar>(view: &TensorView<'_, T>, index: [usize; 4]) -> Option<T> {
+        Some(view.at(index))
     }
 
     fn allocate<T: Scalar>(&self, layout: Layout) -> Result<Tensor<T>> {

@@ -3,9 +3,9 @@
 use std::cell::Cell;
 
 use theria_contract::{
-    Attention, Checks, Cotangent, DType, Error, Host, Inputs, Layout, Primal, Problem, Qkv, Refusal, Result,
-    Rule, SavedView, SavedViewMut, Support, Tensor, TensorView, TensorViewMut, Workspace, saved_mut,
-    saved_view,
+    Attention, Checks, Cotangent, DType, Directions, Error, Host, Inputs, Layout, Primal, Problem, Qkv,
+    Refusal, Result, Rule, SavedView, SavedViewMut, Support, Tangent, Tensor, TensorView, TensorViewMut,
+    Workspace, saved_mut, saved_view,
 };
 
 /// A backend that only counts its kernel calls and writes what it is told to.
@@ -215,7 +215,7 @@ fn a_refusal_names_backend_rule_and_reason() {
     // A rule without a kernel refuses by itself, whatever `support` says.
     let lying = Counter::default();
     let saved = lying.forward(&problem(), Primal(&data.inputs())).unwrap();
-    let tangents = theria_contract::Tangent(theria_contract::Directions::default());
+    let tangents = Tangent(Directions::default());
     let error = lying.jvp(&problem(), Primal(&data.inputs()), saved.as_ref(), tangents).unwrap_err();
     assert!(matches!(error, Error::Refused { rule: Rule::Jvp, .. }));
 }
@@ -274,4 +274,32 @@ fn views_over_foreign_strides_are_admitted() {
     let counter = Counter::default();
     counter.forward(&problem(), Primal(&Inputs { q: rows_first, ..data.inputs() })).unwrap();
     assert_eq!(counter.kernels.get(), 1);
+}
+
+/// Every rule of a backend that refuses all of them, with the other rules' results made elsewhere.
+fn refusals(counter: &Counter) -> Vec<Error> {
+    let (data, problem) = (Data::new(), problem());
+    let inputs = data.inputs();
+    let (inputs, g) = (Primal(&inputs), Tensor::<f32>::zeros(problem.shape().output()).unwrap());
+    let saved = counter.allocate_saved(&problem).unwrap();
+    let nowhere = Tangent(Directions::default());
+    let (primal, tangent) = (Primal(&saved), Tangent(&saved));
+    let g = Cotangent(g.view());
+    vec![
+        counter.forward(&problem, inputs).unwrap_err(),
+        counter.backward(&problem, inputs, primal, g).unwrap_err(),
+        counter.jvp(&problem, inputs, primal, nowhere).unwrap_err(),
+        counter.second_order(&problem, inputs, primal, nowhere, tangent, g, None, true).unwrap_err(),
+    ]
+}
+
+#[test]
+fn every_rule_is_refused_with_the_reason_of_its_own_support() {
+    let counter = Counter { refuses: true, ..Counter::default() };
+    for (error, rule) in refusals(&counter).into_iter().zip(Rule::ALL) {
+        let promised = counter.support(&problem(), rule);
+        let Error::Refused { rule: named, reason, .. } = error else { panic!("{error}") };
+        assert_eq!((named, Support::Refused(reason)), (rule, promised));
+    }
+    assert_eq!(counter.kernels.get(), 0);
 }

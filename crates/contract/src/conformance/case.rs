@@ -34,6 +34,11 @@ impl Case {
             hidden_by_bias: 0,
         }
     }
+
+    /// Whether it is run in a few forms only, because each takes its time.
+    pub fn is_large(&self) -> bool {
+        self.problem.shape().scores().iter().product::<usize>() > 30_000
+    }
 }
 
 /// The size of queries and keys; everything else has variance 1, a bias 1/4.

@@ -177,7 +177,8 @@ fn variate(words: [u32; 4]) -> f64 {
     sum * 1.732_050_807_568_877_2
 }
 
-fn poison_beyond<E: Element>(operand: &mut Tensor<E>, lengths: &[i32]) {
+/// Fills what lies beyond the key lengths with NaN.
+pub(super) fn poison_beyond<E: Element>(operand: &mut Tensor<E>, lengths: &[i32]) {
     let [batch, heads, keys, _] = operand.shape();
     let mut view = operand.view_mut();
     for (b, length) in lengths.iter().enumerate().take(batch) {

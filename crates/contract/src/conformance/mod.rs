@@ -8,20 +8,26 @@
 //! ```
 //!
 //! For each [`Case`] and rule the suite asks [`Attention::support`](crate::Attention::support). Where
-//! the answer is `Exact` it runs the rule twice, into outputs filled with NaN and with scratch full of
-//! garbage (another one each time), demands the same bits both times, and holds every output against the oracle with the bounds of [`bound`](crate::bound).
-//! Where the answer is `Refused` the call must be refused with that reason. [`controls`] holds
-//! backends that are broken on purpose: a suite that passes one of them is itself broken.
+//! the answer is `Refused` the call must be refused with that reason. Where it is `Exact` it calls the
+//! rule in every [`Form`] that the rule can tell apart, into outputs filled with NaN, and holds every
+//! output against the oracle with the bounds of [`bound`](crate::bound). With everything given and
+//! wanted it calls twice, in scratch full of garbage (another one each time), and demands the same
+//! bits. A rule may be exact only where the one that it starts from is. [`controls`] holds backends
+//! that are broken on purpose: a suite that passes one of them is itself broken.
 
 mod case;
 mod cases;
 pub mod controls;
 mod data;
+mod form;
+mod outputs;
 mod report;
 mod run;
+mod stage;
 
 pub use case::{Amplitude, Case, MaskPattern, Memory};
 pub use cases::standard_cases;
 pub use data::CaseData;
+pub use form::{Form, Optional};
 pub use report::{Outcome, Report, Verdict};
 pub use run::Suite;

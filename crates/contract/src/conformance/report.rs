@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::Form;
 use crate::judge::Output;
 use crate::{DType, Rule};
 
@@ -32,6 +33,8 @@ impl Verdict {
 pub struct Outcome {
     /// The case.
     pub case: &'static str,
+    /// The form of the call.
+    pub form: Form,
     /// The rule.
     pub rule: Rule,
     /// The output judged; `None` when the rule as a whole was refused or failed.
@@ -53,10 +56,13 @@ pub struct Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let output = self.output.map_or("", Output::name);
-        write!(f, "{} {} {} '{}' {output}: ", self.backend, self.dtype, self.rule, self.case)?;
+        write!(f, "{} {} {} '{}'", self.backend, self.dtype, self.rule, self.case)?;
+        if self.form != Form::EVERYTHING {
+            write!(f, " ({})", self.form.name)?;
+        }
         write!(
             f,
-            "{} (error {:.2e}, bound {:.0e}) {}",
+            " {output}: {} (error {:.2e}, bound {:.0e}) {}",
             self.verdict.name(),
             self.error,
             self.bound,

@@ -1,12 +1,12 @@
 //! Runs a backend through the cases.
 
-use super::data::layout;
-use super::{Case, CaseData, Memory, Outcome, Report, Verdict, standard_cases};
-use crate::judge::{self, Comparison, Magnitudes, Output, compare};
-use crate::{
-    Attention, Cotangent, Directions, Element, Error, Host, Inputs, Precision, Primal, Problem, Qkv, Result,
-    Rule, Saved, SecondOrder, Storage, Support, Tangent, Tensor, bound,
-};
+use std::collections::BTreeMap;
+
+use super::outputs::Outputs;
+use super::stage::{Absent, Stage, starts_from};
+use super::{Case, CaseData, Form, Outcome, Report, Verdict, standard_cases};
+use crate::judge::{self, Magnitudes, Output};
+use crate::{Attention, Element, Error, Host, Precision, Rule, Support, Tensor, bound};
 
 /// A list of cases, and the precision in which outputs are judged.
 #[derive(Clone, Debug)]
@@ -16,40 +16,6 @@ pub struct Suite {
     /// Overrides the precision that goes with the element type, for a backend that multiplies in
     /// less than it stores (TF32).
     pub precision: Option<Precision>,
-}
-
-/// The outputs of one rule on the host.
-type Outputs<E> = Vec<(Output, Wide<E>)>;
-
-/// A tensor in the element type, or a row statistic in the accumulation type.
-enum Wide<E: Element> {
-    Element(Tensor<E>),
-    Statistic(Tensor<E::Acc>),
-}
-
-impl<E: Element> Wide<E> {
-    fn to_f64(&self) -> Tensor<f64> {
-        match self {
-            Self::Element(tensor) => tensor.cast(),
-            Self::Statistic(tensor) => tensor.cast(),
-        }
-    }
-
-    /// Against the oracle's, in its own type: its own rounding is not counted.
-    fn compare(&self, wanted: &Tensor<f64>, natural_size: f64) -> Comparison {
-        match self {
-            Self::Element(tensor) => compare(tensor.view(), wanted.view(), natural_size),
-            Self::Statistic(tensor) => compare(tensor.view(), wanted.view(), natural_size),
-        }
-    }
-
-    fn same_bits(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Element(a), Self::Element(b)) => a.bytes() == b.bytes(),
-            (Self::Statistic(a), Self::Statistic(b)) => a.bytes() == b.bytes(),
-            _ => false,
-        }
-    }
 }
 
 impl Suite {
@@ -66,6 +32,9 @@ impl Suite {
     }
 
     /// Judges `backend` on element type `E` by `oracle`.
+    ///
+    /// # Panics
+    /// If the data of a case cannot be made: the case contradicts itself.
     pub fn run<E, B, O>(&self, backend: &B, oracle: &O) -> Report
     where
         E: Element,
@@ -74,262 +43,193 @@ impl Suite {
     {
         let mut report = Report::default();
         for case in &self.cases {
-            self.run_case::<E, B, O>(case, backend, oracle, &mut report);
+            let data = CaseData::<E>::of(case).expect("the data of a valid case");
+            let wide = data.widen();
+            let stages = Stage::new(backend, &data, Absent::LeftOut)
+                .and_then(|tested| Ok((tested, Stage::new(oracle, &wide, Absent::Zeros)?)));
+            let row = Row { case, backend: backend.name(), precision: self.precision, rule: Rule::Forward };
+            match stages {
+                Ok((tested, trusted)) => {
+                    let magnitudes = magnitudes(&data, &trusted);
+                    let mut trial = Trial { row, backend, data: &data, tested, trusted, magnitudes };
+                    for rule in Rule::ALL {
+                        trial.judge(rule, &mut report);
+                    }
+                }
+                Err(error) => {
+                    let reason = format!("the operands do not fit into its memory: {error}");
+                    report.outcomes.push(row.failed::<E>(&Form::EVERYTHING, reason));
+                }
+            }
         }
         report
     }
+}
 
-    fn run_case<E, B, O>(&self, case: &Case, backend: &B, oracle: &O, report: &mut Report)
-    where
-        E: Element,
-        B: Attention<E>,
-        O: Attention<f64, Storage = Host>,
-    {
-        let data = CaseData::<E>::of(case).expect("the data of a valid case");
-        let (wide, mut magnitudes) = (data.widen(), data.magnitudes());
-        if let Ok(forward) = run_rule(oracle, &wide, Rule::Forward, 0) {
-            let out = judge::rms(forward[0].1.to_f64().view());
-            magnitudes.concentration = Magnitudes::concentration_of(out, magnitudes.v);
-        }
-        let precision = self.precision.unwrap_or(Precision::of(E::DTYPE));
-        let outcome = |rule, output, error, verdict, reason: String| Outcome {
-            case: case.name,
-            rule,
+/// Magnitudes of all operands. How far the probabilities concentrate is read off the output.
+fn magnitudes<E: Element, O: Attention<f64>>(data: &CaseData<E>, trusted: &Stage<'_, f64, O>) -> Magnitudes {
+    let mut magnitudes = data.magnitudes();
+    if let Ok(forward) = trusted.run(Rule::Forward, &Form::EVERYTHING, 0) {
+        let out = judge::rms(forward[0].1.to_f64().view());
+        magnitudes.concentration = Magnitudes::concentration_of(out, magnitudes.v);
+    }
+    magnitudes
+}
+
+/// What all rows of one case and rule share.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    case: &'a Case,
+    backend: &'static str,
+    precision: Option<Precision>,
+    rule: Rule,
+}
+
+impl Row<'_> {
+    fn outcome<E: Element>(&self, form: &Form, output: Option<Output>, error: f64) -> Outcome {
+        Outcome {
+            case: self.case.name,
+            form: *form,
+            rule: self.rule,
             output,
-            backend: backend.name(),
+            backend: self.backend,
             dtype: E::DTYPE,
             error,
-            bound: bound(precision, rule),
-            verdict,
-            reason,
-        };
-        for rule in Rule::ALL {
-            let support = backend.support(&data.problem, rule);
-            let failed = |reason: String| outcome(rule, None, f64::INFINITY, Verdict::Failed, reason);
-            let first = match (run_rule(backend, &data, rule, 0xFF), &support) {
-                (Err(Error::Refused { rule: refused, reason, .. }), Support::Refused(promised))
-                    if refused == rule && reason == *promised =>
-                {
-                    report.outcomes.push(outcome(rule, None, 0.0, Verdict::Refused, reason.to_string()));
-                    continue;
-                }
-                (Ok(_), Support::Refused(reason)) => {
-                    report.outcomes.push(failed(format!("said '{reason}' but computed")));
-                    continue;
+            bound: bound(self.precision.unwrap_or(Precision::of(E::DTYPE)), self.rule),
+            verdict: Verdict::Passed,
+            reason: String::new(),
+        }
+    }
+
+    fn failed<E: Element>(&self, form: &Form, reason: String) -> Outcome {
+        Outcome { verdict: Verdict::Failed, reason, ..self.outcome::<E>(form, None, f64::INFINITY) }
+    }
+
+    fn refused<E: Element>(&self, reason: String) -> Outcome {
+        Outcome { verdict: Verdict::Refused, reason, ..self.outcome::<E>(&Form::EVERYTHING, None, 0.0) }
+    }
+}
+
+/// One case, the backend under test, and the oracle.
+struct Trial<'a, E: Element, B: Attention<E>, O: Attention<f64>> {
+    row: Row<'a>,
+    backend: &'a B,
+    data: &'a CaseData<E>,
+    tested: Stage<'a, E, B>,
+    trusted: Stage<'a, f64, O>,
+    magnitudes: Magnitudes,
+}
+
+impl<E: Element, B: Attention<E>, O: Attention<f64>> Trial<'_, E, B, O> {
+    fn judge(&mut self, rule: Rule, report: &mut Report) {
+        self.row.rule = rule;
+        match self.admitted(rule) {
+            Ok(everything) => self.judge_forms(rule, everything, report),
+            Err(settled) => report.outcomes.push(*settled),
+        }
+    }
+
+    /// The results of a rule that the backend vouches for. Where it does not, what it does must be
+    /// what it says, and one row settles it.
+    fn admitted(&self, rule: Rule) -> Result<Outputs<E>, Box<Outcome>> {
+        let support = self.backend.support(&self.data.problem, rule);
+        let failed = |reason| Box::new(self.row.failed::<E>(&Form::EVERYTHING, reason));
+        let refused = |reason| Box::new(self.row.refused::<E>(reason));
+        if let (Support::Exact, Some(earlier)) = (&support, starts_from(rule)) {
+            let other = self.backend.support(&self.data.problem, earlier);
+            if !other.is_exact() {
+                return Err(failed(format!(
+                    "said '{support}', but of the {earlier} rule, from whose results it starts: '{other}'"
+                )));
+            }
+        }
+        match (self.tested.run(rule, &Form::EVERYTHING, 0xFF), support) {
+            (Ok(outputs), Support::Exact) => Ok(outputs),
+            (Ok(_), Support::FrozenStats) => Err(refused("frozen statistics".into())),
+            (Ok(_), Support::Refused(reason)) => Err(failed(format!("said '{reason}' but computed"))),
+            (Err(Error::Refused { rule: named, reason, .. }), Support::Refused(promised))
+                if named == rule && reason == promised =>
+            {
+                Err(refused(reason.to_string()))
+            }
+            (Err(error), support) => Err(failed(format!("said '{support}' but returned: {error}"))),
+        }
+    }
+
+    fn judge_forms(&self, rule: Rule, everything: Outputs<E>, report: &mut Report) {
+        let problem = &self.data.problem;
+        let mut everything = Some(everything);
+        let mut references = BTreeMap::new();
+        for form in self.forms(rule) {
+            let asked = form.with_the_same_operands(rule, problem);
+            let reference = references.entry(asked.name).or_insert_with(|| self.trusted.run(rule, &asked, 0));
+            // The first form is run twice, with other garbage in its scratch.
+            let runs = match everything.take() {
+                Some(outputs) => self.tested.run(rule, &form, 0x3F).map(|again| (outputs, Some(again))),
+                None => self.tested.run(rule, &form, 0xFF).map(|outputs| (outputs, None)),
+            };
+            match (runs, reference) {
+                (Ok((outputs, again)), Ok(reference)) => {
+                    self.judge_outputs(&form, &outputs, again.as_ref(), reference, report);
                 }
                 (Err(error), _) => {
-                    report.outcomes.push(failed(format!("said '{support}' but returned: {error}")));
-                    continue;
+                    report.outcomes.push(self.row.failed::<E>(&form, format!("returned: {error}")));
                 }
-                (Ok(_), Support::FrozenStats) => {
-                    report.outcomes.push(outcome(
-                        rule,
-                        None,
-                        0.0,
-                        Verdict::Refused,
-                        "frozen statistics".into(),
-                    ));
-                    continue;
+                (_, Err(error)) => {
+                    let reason = format!("cannot be judged, the oracle says: {error}");
+                    report.outcomes.push(self.row.failed::<E>(&form, reason));
                 }
-                (Ok(outputs), Support::Exact) => outputs,
-            };
-            let (second, reference) =
-                match (run_rule(backend, &data, rule, 0x3F), run_rule(oracle, &wide, rule, 0)) {
-                    (Ok(second), Ok(reference)) => (second, reference),
-                    (Err(error), _) => {
-                        report.outcomes.push(failed(format!("failed when repeated: {error}")));
-                        continue;
-                    }
-                    (_, Err(error)) => {
-                        report.outcomes.push(failed(format!("cannot be judged, the oracle says: {error}")));
-                        continue;
-                    }
-                };
-            for (((output, value), (_, again)), (_, wanted)) in first.iter().zip(&second).zip(&reference) {
-                let natural = magnitudes.natural_size(&data.problem, *output);
-                let comparison = value.compare(&wanted.to_f64(), natural);
-                let (verdict, reason) = if comparison.error > bound(precision, rule) {
-                    (Verdict::Failed, format!("largest at {:?}", comparison.at))
-                } else if value.same_bits(again) {
-                    (Verdict::Passed, String::new())
-                } else {
-                    (Verdict::Failed, "another result when repeated".into())
-                };
-                report.outcomes.push(outcome(rule, Some(*output), comparison.error, verdict, reason));
             }
         }
     }
-}
 
-/// A tensor full of NaN on the backend's side: whatever is not written shows.
-fn poisoned<T: Element, S: Storage>(storage: &S, memory: Memory, shape: [usize; 4]) -> Result<S::Tensor<T>> {
-    let layout = layout(memory, shape)?;
-    storage.upload(&Tensor::from_parts(vec![T::from_f64(f64::NAN); layout.span()], layout)?)
-}
-
-fn poisoned_saved<E: Element, B: Attention<E>>(
-    backend: &B,
-    data: &CaseData<E>,
-) -> Result<crate::SavedTensor<B::Storage, E>> {
-    let shape = data.problem.shape();
-    Ok(Saved {
-        output: poisoned(backend.storage(), data.memory, shape.output())?,
-        // Statistics are the backend's own: always packed.
-        lse: poisoned(backend.storage(), Memory::Contiguous, shape.rows())?,
-    })
-}
-
-fn poisoned_gradients<E: Element, B: Attention<E>>(
-    backend: &B,
-    data: &CaseData<E>,
-) -> Result<Qkv<<B::Storage as Storage>::Tensor<E>>> {
-    let shape = data.problem.shape();
-    let make = |shape| poisoned(backend.storage(), data.memory, shape);
-    Ok(Qkv {
-        q: make(shape.q())?,
-        k: make(shape.k())?,
-        v: make(shape.v())?,
-        bias: data.problem.bias().map(make).transpose()?,
-    })
-}
-
-/// Runs a rule, after the rules that it builds on, in scratch full of `garbage`, and brings its outputs
-/// to the host.
-fn run_rule<E: Element, B: Attention<E>>(
-    backend: &B,
-    data: &CaseData<E>,
-    rule: Rule,
-    garbage: u8,
-) -> Result<Outputs<E>> {
-    type View<'a, B, E, T> = <<B as Attention<E>>::Storage as Storage>::View<'a, T>;
-    let storage = backend.storage();
-    let problem: &Problem = &data.problem;
-    let upload = |tensor: &Tensor<E>| storage.upload(tensor);
-    let primal = Qkv {
-        q: upload(&data.primal.q)?,
-        k: upload(&data.primal.k)?,
-        v: upload(&data.primal.v)?,
-        bias: data.primal.bias.as_ref().map(upload).transpose()?,
-    };
-    let mask = data.mask.as_ref().map(|mask| storage.upload(mask)).transpose()?;
-    let lengths = data.key_lengths.as_ref().map(|lengths| storage.upload(lengths)).transpose()?;
-    let inputs = Inputs::<B::Storage, E> {
-        q: B::Storage::view(&primal.q),
-        k: B::Storage::view(&primal.k),
-        v: B::Storage::view(&primal.v),
-        bias: primal.bias.as_ref().map(B::Storage::view),
-        mask: mask.as_ref().map(B::Storage::view),
-        key_lengths: lengths.as_ref().map(B::Storage::view),
-    };
-    let inputs = Primal(&inputs);
-    let workspace = |rule| {
-        let mut workspace = storage.workspace(backend.workspace_bytes(problem, rule))?;
-        storage.fill_workspace(&mut workspace, garbage)?;
-        Ok::<_, Error>(workspace)
-    };
-
-    let mut saved = poisoned_saved(backend, data)?;
-    let forward = backend.forward_into(
-        problem,
-        inputs,
-        Primal(crate::saved_mut::<B::Storage, E>(&mut saved)),
-        &mut workspace(Rule::Forward)?,
-    );
-    // A backend may refuse the forward rule of a problem and must then be asked for the rule itself.
-    if rule == Rule::Forward || backend.support(problem, Rule::Forward).is_exact() {
-        forward?;
-    }
-    if rule == Rule::Forward {
-        return saved_outputs::<E, B>(backend, [Output::Out, Output::Lse], &saved);
-    }
-    let saved_view = Primal(crate::saved_view::<B::Storage, E>(&saved));
-    let cotangent = upload(&data.cotangent)?;
-    let cotangent: Cotangent<View<'_, B, E, E>> = Cotangent(B::Storage::view(&cotangent));
-    if rule == Rule::Backward {
-        let mut gradients = poisoned_gradients(backend, data)?;
-        let lent = Cotangent(gradients.as_mut().map(B::Storage::view_mut));
-        backend.backward_into(problem, inputs, saved_view, cotangent, lent, &mut workspace(rule)?)?;
-        return gradient_outputs::<E, B>(
-            backend,
-            [Output::Dq, Output::Dk, Output::Dv, Output::Dbias],
-            &gradients,
-        );
+    /// The forms in which a rule is called on this case.
+    fn forms(&self, rule: Rule) -> impl Iterator<Item = Form> {
+        let problem = &self.data.problem;
+        let large = self.row.case.is_large();
+        Form::ALL
+            .into_iter()
+            .filter(move |form| form.as_seen_by(rule, problem) == *form && (form.at_scale || !large))
     }
 
-    let tangents = Qkv {
-        q: upload(&data.tangents.q)?,
-        k: upload(&data.tangents.k)?,
-        v: upload(&data.tangents.v)?,
-        bias: data.tangents.bias.as_ref().map(upload).transpose()?,
-    };
-    let directions: Tangent<Directions<View<'_, B, E, E>>> =
-        Tangent(tangents.as_ref().map(B::Storage::view).into());
-    let mut saved_tangent = poisoned_saved(backend, data)?;
-    let jvp = backend.jvp_into(
-        problem,
-        inputs,
-        saved_view,
-        directions,
-        Tangent(crate::saved_mut::<B::Storage, E>(&mut saved_tangent)),
-        &mut workspace(Rule::Jvp)?,
-    );
-    if rule == Rule::Jvp || backend.support(problem, Rule::Jvp).is_exact() {
-        jvp?;
+    fn judge_outputs(
+        &self,
+        form: &Form,
+        outputs: &Outputs<E>,
+        again: Option<&Outputs<E>>,
+        reference: &Outputs<f64>,
+        report: &mut Report,
+    ) {
+        let magnitudes = form.magnitudes(self.magnitudes);
+        for (place, (output, made)) in outputs.iter().enumerate() {
+            let wanted = reference.iter().find(|(name, _)| name == output).map(|(_, wanted)| wanted.to_f64());
+            let Some(wanted) = wanted else {
+                let reason = format!("cannot be judged, the oracle makes no {}", output.name());
+                report.outcomes.push(self.row.failed::<E>(form, reason));
+                continue;
+            };
+            let natural = magnitudes.natural_size(&self.data.problem, *output);
+            let comparison = made.compare(&wanted, natural);
+            let mut outcome = self.row.outcome::<E>(form, Some(*output), comparison.error);
+            let repeated = again.is_none_or(|again| made.same_bits(&again[place].1));
+            let wrong = if outcome.error > outcome.bound {
+                Some(format!("largest at {:?}", comparison.at))
+            } else if natural == 0.0 && is_zero(&wanted) && !is_zero(&made.to_f64()) {
+                Some("not exactly zero, though every term of it has a factor that is".into())
+            } else if !repeated {
+                Some("another result when repeated".into())
+            } else {
+                None
+            };
+            if let Some(reason) = wrong {
+                (outcome.verdict, outcome.reason) = (Verdict::Failed, reason);
+            }
+            report.outcomes.push(outcome);
+        }
     }
-    if rule == Rule::Jvp {
-        return saved_outputs::<E, B>(backend, [Output::OutTangent, Output::LseTangent], &saved_tangent);
-    }
-
-    let cotangent_tangent = upload(&data.cotangent_tangent)?;
-    let (mut tangent, mut first) = (poisoned_gradients(backend, data)?, poisoned_gradients(backend, data)?);
-    let lent = SecondOrder {
-        tangent: Tangent(Cotangent(tangent.as_mut().map(B::Storage::view_mut))),
-        first: Some(Cotangent(first.as_mut().map(B::Storage::view_mut))),
-    };
-    backend.second_order_into(
-        problem,
-        inputs,
-        saved_view,
-        directions,
-        Tangent(crate::saved_view::<B::Storage, E>(&saved_tangent)),
-        cotangent,
-        Some(Tangent(Cotangent(B::Storage::view(&cotangent_tangent)))),
-        lent,
-        &mut workspace(rule)?,
-    )?;
-    let names = [Output::DqTangent, Output::DkTangent, Output::DvTangent, Output::DbiasTangent];
-    let mut outputs = gradient_outputs::<E, B>(backend, names, &tangent)?;
-    outputs.extend(gradient_outputs::<E, B>(
-        backend,
-        [Output::Dq, Output::Dk, Output::Dv, Output::Dbias],
-        &first,
-    )?);
-    Ok(outputs)
 }
 
-fn saved_outputs<E: Element, B: Attention<E>>(
-    backend: &B,
-    names: [Output; 2],
-    saved: &crate::SavedTensor<B::Storage, E>,
-) -> Result<Outputs<E>> {
-    Ok(vec![
-        (names[0], Wide::Element(backend.storage().download(B::Storage::view(&saved.output))?)),
-        (names[1], Wide::Statistic(backend.storage().download(B::Storage::view(&saved.lse))?)),
-    ])
-}
-
-fn gradient_outputs<E: Element, B: Attention<E>>(
-    backend: &B,
-    names: [Output; 4],
-    gradients: &Qkv<<B::Storage as Storage>::Tensor<E>>,
-) -> Result<Outputs<E>> {
-    let tensors = [Some(&gradients.q), Some(&gradients.k), Some(&gradients.v), gradients.bias.as_ref()];
-    names
-        .into_iter()
-        .zip(tensors)
-        .filter_map(|(name, tensor)| Some((name, tensor?)))
-        .map(|(name, tensor)| {
-            Ok((name, Wide::Element(backend.storage().download(B::Storage::view(tensor))?)))
-        })
-        .collect()
+/// With nothing to compute there is nothing to round: no bound applies.
+fn is_zero(tensor: &Tensor<f64>) -> bool {
+    tensor.data().iter().all(|x| *x == 0.0)
 }
