@@ -5,6 +5,7 @@
 //! for the second order, one unit being `2 · B · H · T · M · D`, and half of that under a causal mask.
 
 #[path = "../examples/bench_rows/call.rs"]
+#[allow(dead_code)] // the example calls more of it
 mod call;
 
 use std::time::Duration;

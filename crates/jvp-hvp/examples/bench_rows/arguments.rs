@@ -13,9 +13,9 @@ bench_rows [options]
   --shape B,H,T,D    a shape of self-attention; may be repeated
                      [1,8,1024,64  1,8,2048,64  8,12,197,64]
   --rule RULE        may be repeated [forward backward jvp second-order]
-                     forward, backward, jvp, second-order (without G′), second-order+g' (with G′),
-                     forward+backward, forward+jvp, and double-backward: forward, jvp, and a
-                     second order that also gives the first-order gradients
+                     forward, backward, jvp, second-order (with G'), second-order-constant-g
+                     (G' = 0), forward+backward, forward+jvp, and double-backward: forward, jvp,
+                     and a second order with G' = 0 that also gives the first-order gradients
   --backend NAME     streaming or dense [streaming]
   --dtype TYPE       f32 or f64 [f32]
   --policy NAME      none, causal, bias, mask or dropout [none]
@@ -29,7 +29,7 @@ bench_rows [options]
   --inputs FILE      read q, k, v, dout, and for higher rules q', k', v', dout': packed, native byte
                      order, one after the other
   --outputs FILE     write the results of the last row in the same form: out, dq, dk, dv up to
-                     forward+backward; out' for jvp; dq', dk', dv' for second-order;
+                     forward+backward; out' for jvp; dq', dk', dv' for second-order*;
                      out', dq', dk', dv', dq, dk, dv for double-backward
 
 example: bench_rows --shape 1,8,4096,64 --rule backward --threads 1
@@ -84,11 +84,12 @@ impl Rules {
         rules("backward", 5.0, &[Call::Backward], &[Made::Output, Made::Gradients]),
         rules("forward+backward", 7.0, &[Call::Forward, Call::Backward], &[Made::Output, Made::Gradients]),
         rules("jvp", 6.0, &[Call::Jvp], &[Made::OutputTangent]),
-        rules("forward+jvp", 8.0, &[Call::Forward, Call::Jvp], &[Made::OutputTangent]),
-        rules("second-order", 10.0, &[second_order(false, false)], &[Made::GradientTangents]),
-        rules("second-order+g'", 12.0, &[second_order(true, false)], &[Made::GradientTangents]),
-        // Three products more give dQ, dK and dV.
-        rules("double-backward", 21.0, &[Call::Forward, Call::Jvp, second_order(false, true)],
+        // The six units of a JVP include O.
+        rules("forward+jvp", 6.0, &[Call::Forward, Call::Jvp], &[Made::OutputTangent]),
+        rules("second-order", 12.0, &[second_order(true, false)], &[Made::GradientTangents]),
+        rules("second-order-constant-g", 10.0, &[second_order(false, false)], &[Made::GradientTangents]),
+        // Six for O and O′, ten, and three products more for dQ, dK and dV.
+        rules("double-backward", 19.0, &[Call::Forward, Call::Jvp, second_order(false, true)],
               &[Made::OutputTangent, Made::GradientTangents, Made::Gradients]),
     ];
 
