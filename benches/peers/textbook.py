@@ -3,7 +3,7 @@
 The formulas are those of docs/numerics.md. No framework differentiates anything here, so it can
 judge all of them, and what they do with the modes of order two:
 
-    forward+jvp            O' along Q', K', V'
+    jvp                    O' along Q', K', V'
     forward over reverse   dQ', dK', dV': the backward along Q', K', V' and G'
     reverse over reverse   Q', K', V' arrive on dQ, dK, dV: gradients by G, Q, K, V
     reverse over forward   G' arrives on O, G on O': gradients by Q, K, V and by Q', K', V'
@@ -82,7 +82,7 @@ def modes(operands, mask="none"):
     return {
         "forward": (along["out"],),
         "backward": tuple(along[name] for name in gradients),
-        "forward+jvp": (along["out_tangent"],),
+        "jvp": (along["out_tangent"],),
         "reverse over reverse": (along["out_tangent"], *(still[name] for name in tangents)),
         "forward over reverse": tuple(along[name] for name in tangents),
         "reverse over forward": tuple(along[name] for name in (*tangents, *gradients)),
