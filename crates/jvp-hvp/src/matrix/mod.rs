@@ -22,9 +22,9 @@ mod table;
 
 use theria_contract::{Attention, Host, Result};
 
-use crate::Dense;
 use crate::proof::{AttentionClaim, Claim, Finding, Proof, examine_against};
 use crate::variant::{Variant, Varied};
+use crate::{Dense, Streaming};
 use mistakes::{Clipped, RedrawnEachCall};
 use subject::Subject;
 pub use table::proofs_to_markdown;
@@ -74,6 +74,7 @@ impl Matrix {
         let mut rows = vec![
             // One line for each exact backend.
             backend(&subject, &oracle, "Dense", &dense)?,
+            backend(&subject, &oracle, "Streaming", &Streaming::new())?,
         ];
         for variant in Variant::ALL {
             let varied = Varied { variant: *variant };

@@ -1,0 +1,188 @@
+//! The edges of the JVP and the second order: enormous scores, values that are not numbers, statistics
+//! that cannot be right, memory that overlaps, nothing at all.
+
+use theria_contract::{
+    Attention, Causal, Cotangent, DType, Directions, Element, Host, Inputs, Layout, Primal, Problem, Qkv,
+    SavedTensor, Tangent, Tensor, TensorView,
+};
+use theria_jvp_hvp::{Dense, Streaming};
+
+/// O′ and μ, the tangents of the gradients, and the gradients.
+type Results = (SavedTensor<Host, f32>, Qkv<Tensor<f32>>, Qkv<Tensor<f32>>);
+
+/// Along a fixed direction of q, k and v, with fixed G and G′, from what `forward` saved or what was
+/// made of it.
+fn run<B: Attention<f32, Storage = Host>>(
+    backend: &B,
+    problem: &Problem,
+    inputs: &Inputs<'_, Host, f32>,
+    spoil: impl Fn(&mut SavedTensor<Host, f32>),
+) -> Results {
+    let (shape, inputs) = (problem.shape(), Primal(inputs));
+    let mut saved = backend.forward(problem, inputs).unwrap();
+    spoil(&mut saved.0);
+    let (q, k, v) = (ramp(shape.q(), 0.2), ramp(shape.k(), 0.1), ramp(shape.v(), 0.3));
+    let directions =
+        Tangent(Directions { q: Some(q.view()), k: Some(k.view()), v: Some(v.view()), bias: None });
+    let (g, g_tangent) = (ramp(shape.output(), 0.4), ramp(shape.output(), -0.2));
+    let tangent = backend.jvp(problem, inputs, saved.as_ref(), directions).unwrap();
+    let g_tangent = Some(Tangent(Cotangent(g_tangent.view())));
+    let second = backend
+        .second_order(
+            problem,
+            inputs,
+            saved.as_ref(),
+            directions,
+            tangent.as_ref(),
+            Cotangent(g.view()),
+            g_tangent,
+            true,
+        )
+        .unwrap();
+    (tangent.0, second.tangent.0.0, second.first.unwrap().0)
+}
+
+/// The same check on both backends.
+fn on_both(check: impl Fn(&dyn Fn(&Problem, &Inputs<'_, Host, f32>) -> Results)) {
+    check(&|problem, inputs| run(&Dense::new(), problem, inputs, |_| ()));
+    check(&|problem, inputs| run(&Streaming::new(), problem, inputs, |_| ()));
+}
+
+fn ramp(shape: [usize; 4], step: f32) -> Tensor<f32> {
+    Tensor::from_fn(shape, |[b, h, i, c]| ((7 * i + 3 * c + 5 * h + b) % 11) as f32 * step - 5.0 * step)
+        .unwrap()
+}
+
+fn problem(t: usize, m: usize) -> Problem {
+    Problem::builder(DType::F32).lengths(t, m).head_dims(4, 4).build().unwrap()
+}
+
+fn all<E: Element>(tensor: &Tensor<E>, test: impl Fn(f64) -> bool) -> bool {
+    tensor.data().iter().all(|x| test(x.to_f64()))
+}
+
+#[test]
+fn a_one_hot_row_has_no_curvature_however_large_its_scores() {
+    on_both(|run| {
+        for size in [1e3_f32, 1e8, 1e15] {
+            // Key 2 wins by far: its score is size², the others are 0 or less.
+            let q = Tensor::from_fn([1, 1, 2, 4], |_| size).unwrap();
+            let k = Tensor::from_fn([1, 1, 5, 4], |[_, _, j, _]| if j == 2 { size } else { -size }).unwrap();
+            let v = ramp([1, 1, 5, 4], 1.0);
+            let inputs = Inputs::new(q.view(), k.view(), v.view());
+            let (tangent, second, first) = run(&problem(2, 5), &inputs);
+            // All that moves is the value of the winner.
+            let v_tangent = ramp([1, 1, 5, 4], 0.3);
+            for i in 0..2 {
+                for c in 0..4 {
+                    let (moved, wanted) = (tangent.output.at([0, 0, i, c]), v_tangent.at([0, 0, 2, c]));
+                    assert!((moved - wanted).abs() <= 1e-6 * size * size.min(1e3), "{moved} {wanted}");
+                }
+            }
+            assert!(all(&second.q, f64::is_finite) && all(&second.k, f64::is_finite), "{size}: {second:?}");
+            assert!(all(&first.q, |x| x == 0.0));
+        }
+    });
+}
+
+#[test]
+fn a_nan_reaches_every_derivative_of_the_queries_that_see_it_and_no_statistic_of_others() {
+    on_both(|run| {
+        let (q, mut k, v) = (ramp([1, 1, 6, 4], 0.3), ramp([1, 1, 6, 4], 0.2), ramp([1, 1, 6, 4], 0.1));
+        k.view_mut().set([0, 0, 5, 0], f32::NAN);
+        let causal = problem(6, 6).to_builder().causal(Causal::TopLeft).build().unwrap();
+        let (tangent, second, _) = run(&causal, &Inputs::new(q.view(), k.view(), v.view()));
+        // Only query 5 sees key 5.
+        assert!(tangent.lse.data()[..5].iter().all(|x| x.is_finite()), "{:?}", tangent.lse);
+        assert!(tangent.lse.data()[5].is_nan());
+        assert!(tangent.output.data()[..20].iter().all(|x| x.is_finite()), "{:?}", tangent.output);
+        assert!(tangent.output.data()[20..].iter().all(|x| x.is_nan()));
+        assert!(second.q.data()[20..].iter().all(|x| x.is_nan()));
+    });
+}
+
+#[test]
+fn a_row_that_sees_keys_cannot_have_been_saved_as_one_that_sees_nothing() {
+    let (q, k, v) = (ramp([1, 1, 3, 4], 0.3), ramp([1, 1, 6, 4], 0.2), ramp([1, 1, 6, 4], 0.1));
+    let inputs = Inputs::new(q.view(), k.view(), v.view());
+    let blind = |saved: &mut SavedTensor<Host, f32>| {
+        saved.lse.view_mut().set([0, 0, 1, 0], f32::NEG_INFINITY);
+    };
+    let (tangent, second, _) = run(&Streaming::new(), &problem(3, 6), &inputs, blind);
+    assert!(tangent.lse.data()[1].is_nan(), "the derivative of that row is not plausible");
+    for output in [&tangent.output, &second.q] {
+        assert!(output.data()[4..8].iter().all(|x| x.is_nan()));
+        assert!(output.data()[..4].iter().all(|x| x.is_finite()));
+    }
+}
+
+#[test]
+fn a_saved_lse_that_is_off_by_a_factor_does_not_move_the_derivatives() {
+    // What the rounding of an enormous lse does to a row, made visible: all its weights are 0.1 % off.
+    let (q, k, v) = (ramp([1, 1, 9, 4], 0.6), ramp([1, 1, 12, 4], 0.4), ramp([1, 1, 12, 4], 0.1));
+    let bias = Tensor::from_vec(vec![200.0], [1; 4]).unwrap();
+    let inputs = Inputs { bias: Some(bias.view()), ..Inputs::new(q.view(), k.view(), v.view()) };
+    let problem = problem(9, 12).to_builder().bias([1; 4]).build().unwrap();
+    let exact = run(&Streaming::new(), &problem, &inputs, |saved| {
+        assert!(saved.lse.data().iter().all(|lse| *lse > 32.0), "{:?}", saved.lse);
+    });
+    let off = run(&Streaming::new(), &problem, &inputs, |saved| {
+        for lse in saved.lse.data_mut() {
+            *lse += 1e-3;
+        }
+    });
+    let pairs = [
+        (&exact.0.output, &off.0.output),
+        (&exact.0.lse, &off.0.lse),
+        (&exact.1.q, &off.1.q),
+        (&exact.1.k, &off.1.k),
+        (&exact.1.v, &off.1.v),
+    ];
+    for (exact, off) in pairs {
+        let size = exact.data().iter().fold(0.0_f32, |size, x| size.max(x.abs()));
+        for (x, y) in exact.data().iter().zip(off.data()) {
+            assert!((x - y).abs() <= 2e-5 * size, "{x} and {y} of {size}");
+        }
+    }
+}
+
+#[test]
+fn operands_and_directions_may_repeat_or_overlap_in_memory() {
+    let (m, d) = (7, 4);
+    // Row j starts at element j: neighbours share three of four elements.
+    let memory: Vec<f32> = (0..m + d).map(|x| (x as f32 * 0.7).sin()).collect();
+    let layout = |row| Layout::strided([1, 1, m, d], [0, 0, row, 1]).unwrap();
+    let (sliding, repeated) =
+        (TensorView::new(&memory, layout(1)).unwrap(), TensorView::new(&memory, layout(0)).unwrap());
+    let q = ramp([1, 1, 5, 4], 0.3);
+    let problem = problem(5, m);
+    let tangent = |k, v, q_tangent: TensorView<'_, f32>| {
+        let inputs = Inputs::new(q.view(), k, v);
+        let backend = Streaming::new();
+        let saved = backend.forward(&problem, Primal(&inputs)).unwrap();
+        let directions = Directions { q: Some(q_tangent), k: Some(v), v: Some(k), ..Directions::default() };
+        backend.jvp(&problem, Primal(&inputs), saved.as_ref(), Tangent(directions)).unwrap().0
+    };
+    let once = TensorView::new(&memory, Layout::strided([1, 1, 5, d], [0, 0, 1, 1]).unwrap()).unwrap();
+    let [k, v, q_tangent] = [sliding, repeated, once].map(|view| view.to_tensor());
+    assert_eq!(tangent(sliding, repeated, once), tangent(k.view(), v.view(), q_tangent.view()));
+}
+
+#[test]
+fn empty_problems_have_defined_results() {
+    on_both(|run| {
+        for (batch, t, m) in [(0, 3, 4), (2, 0, 4), (2, 3, 0), (0, 0, 0), (1 << 40, 0, 0)] {
+            let problem = Problem::builder(DType::F32).batch(batch).lengths(t, m).head_dims(4, 4);
+            let problem = problem.bias([1, 1, 1, 1]).build().unwrap();
+            let shape = problem.shape();
+            let (q, k, v) = (ramp(shape.q(), 0.1), ramp(shape.k(), 0.1), ramp(shape.v(), 0.1));
+            let bias = ramp([1; 4], 0.1);
+            let inputs = Inputs { bias: Some(bias.view()), ..Inputs::new(q.view(), k.view(), v.view()) };
+            let (tangent, second, first) = run(&problem, &inputs);
+            assert!(all(&tangent.output, |x| x == 0.0) && all(&tangent.lse, |x| x == 0.0));
+            for (name, tensor) in second.as_ref().named().chain(first.as_ref().named()) {
+                assert!(all(tensor, |x| x == 0.0), "{name} of {shape:?}");
+            }
+        }
+    });
+}
