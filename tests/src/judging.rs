@@ -1,6 +1,7 @@
 //! A backend against the stored cases and through the conformance suite.
 
 use half::{bf16, f16};
+use rayon::prelude::*;
 use theria_contract::conformance::{Report, Suite};
 use theria_contract::{Attention, DType, Element, Host, Precision, Rule, bound};
 use theria_experiments::evaluation::evaluate;
@@ -75,19 +76,19 @@ fn judge<E: Element, B: Attention<E, Storage = Host>>(
 /// given back are the rows of these rules.
 pub fn conform<B, O>(backend: &B, oracle: &O, types: &[DType], rules: &[Rule]) -> Vec<Row>
 where
-    B: EveryElement,
-    O: Attention<f64, Storage = Host>,
+    B: EveryElement + Sync,
+    O: Attention<f64, Storage = Host> + Sync,
 {
     let suite = Suite::standard();
+    let run = |dtype: &DType| match dtype {
+        DType::F64 => suite.run::<f64, _, _>(backend, oracle),
+        DType::F32 => suite.run::<f32, _, _>(backend, oracle),
+        DType::F16 => suite.run::<f16, _, _>(backend, oracle),
+        DType::Bf16 => suite.run::<bf16, _, _>(backend, oracle),
+    };
+    // The textbook works on one thread; the reports stay in the order of the types.
     let mut report = Report::default();
-    for dtype in types {
-        report.extend(match dtype {
-            DType::F64 => suite.run::<f64, _, _>(backend, oracle),
-            DType::F32 => suite.run::<f32, _, _>(backend, oracle),
-            DType::F16 => suite.run::<f16, _, _>(backend, oracle),
-            DType::Bf16 => suite.run::<bf16, _, _>(backend, oracle),
-        });
-    }
+    types.par_iter().map(run).collect::<Vec<_>>().into_iter().for_each(|found| report.extend(found));
     report.assert_passed();
     report.outcomes.retain(|outcome| rules.contains(&outcome.rule));
     rows_of(&report)

@@ -168,7 +168,7 @@ where
     doors::<E, _>(&Opaque::new(backend)).into_iter().map(row).collect()
 }
 
-fn opaque<B: EveryElement + Copy>(inner: &str, backend: B) -> Vec<Row> {
+fn opaque<B: EveryElement + Copy + Sync>(inner: &str, backend: B) -> Vec<Row> {
     let mut rows = vec![
         unchanged::<f64, _>(inner, backend),
         unchanged::<f32, _>(inner, backend),
