@@ -51,6 +51,43 @@ impl Row {
         }
     }
 
+    /// A row of a statement that holds or does not: its error is 0 or 1, and nothing is allowed.
+    pub fn statement(
+        name: impl Into<String>,
+        rule: &str,
+        backend: &str,
+        dtype: &str,
+        holds: bool,
+        found: impl Into<String>,
+    ) -> Self {
+        let error = if holds { 0.0 } else { 1.0 };
+        Self { reason: found.into(), ..Self::measured(name, rule, backend, dtype, error, 0.0) }
+    }
+
+    /// A row of a call that was refused, as it had to be.
+    pub fn refused(
+        name: impl Into<String>,
+        rule: &str,
+        backend: &str,
+        dtype: &str,
+        reason: impl Into<String>,
+    ) -> Self {
+        let row = Self::measured(name, rule, backend, dtype, 0.0, 0.0);
+        Self { verdict: "refused", reason: reason.into(), ..row }
+    }
+
+    /// The row of something that went wrong without a number.
+    pub fn failed(
+        name: impl Into<String>,
+        rule: &str,
+        backend: &str,
+        dtype: &str,
+        reason: impl Into<String>,
+    ) -> Self {
+        let row = Self::measured(name, rule, backend, dtype, f64::INFINITY, 0.0);
+        Self { reason: reason.into(), ..row }
+    }
+
     fn json(&self) -> Value {
         json!({
             "name": self.name, "rule": self.rule, "backend": self.backend, "dtype": self.dtype,
@@ -75,6 +112,24 @@ pub fn rows_of(report: &Report) -> Vec<Row> {
         }
     }
     rows
+}
+
+/// Panics with every failed row, or when there are fewer rows than there must be.
+///
+/// # Panics
+/// If a row failed, or some are missing.
+#[track_caller]
+pub fn assert_passed(rows: &[Row], at_least: usize) {
+    let failed: Vec<String> = rows
+        .iter()
+        .filter(|row| row.verdict == "failed")
+        .map(|row| {
+            let Row { name, backend, dtype, error, bound, reason, .. } = row;
+            format!("{backend} {dtype} {name}: {error:.2e} > {bound:.0e} {reason}")
+        })
+        .collect();
+    assert!(failed.is_empty(), "{} of {} failed:\n{}", failed.len(), rows.len(), failed.join("\n"));
+    assert!(rows.len() >= at_least, "only {} rows, not {at_least}: something was not judged", rows.len());
 }
 
 fn row_of(outcome: &Outcome) -> Row {

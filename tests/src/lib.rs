@@ -1,6 +1,10 @@
-//! What the suites of the phases share: stored cases of an independent system, and evidence files.
+//! What the suites of the phases share: stored cases of an independent system, calls on them, proofs
+//! on known problems, and evidence files.
 
 #![forbid(unsafe_code)]
 
+pub mod calls;
 pub mod evidence;
 pub mod fixtures;
+pub mod judging;
+pub mod proving;
