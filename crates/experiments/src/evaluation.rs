@@ -91,7 +91,18 @@ impl<S: Storage, E: Element> Uploaded<S, E> {
     }
 }
 
-/// Runs `rules`, and what they build on, and keeps what was asked for.
+/// A rule and the rules that run before it, in the order in which they run.
+pub fn built_on(rule: Rule) -> &'static [Rule] {
+    match rule {
+        Rule::Forward => &[Rule::Forward],
+        Rule::Backward => &[Rule::Forward, Rule::Backward],
+        Rule::Jvp => &[Rule::Forward, Rule::Jvp],
+        Rule::SecondOrder => &[Rule::Forward, Rule::Jvp, Rule::SecondOrder],
+    }
+}
+
+/// Runs `rules`, and what they build on, and keeps what was asked for. Every rule that runs must be
+/// the derivative itself: another linear map is refused like a rule that is not there.
 ///
 /// # Panics
 /// If the case lacks an operand of a rule: ask [`Case::missing_for`] first.
@@ -101,6 +112,10 @@ pub fn evaluate<E: Element, A: Attention<E>>(
     rules: &[Rule],
 ) -> Result<Results<E>> {
     let (storage, problem) = (backend.storage(), &case.problem);
+    rules
+        .iter()
+        .flat_map(|rule| built_on(*rule))
+        .try_for_each(|rule| backend.require_exact(problem, *rule))?;
     let uploaded = Uploaded::new(storage, case)?;
     let inputs = uploaded.inputs();
     let inputs = Primal(&inputs);
@@ -169,6 +184,33 @@ impl<E: Element> Results<E> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use theria_contract::{DType, Error, Problem, Refusal};
+    use theria_jvp_hvp::variant::{Variant, Varied};
+    use theria_jvp_hvp::{Dense, Opaque};
+
+    use super::*;
+
+    #[test]
+    fn what_is_opaque_or_another_linear_map_is_refused_by_type_before_anything_runs() {
+        let problem = Problem::builder(DType::F64).lengths(3, 4).head_dims(2, 2).build().unwrap();
+        let case = Case::<f64>::random(&problem, 1).unwrap();
+        let opaque = Opaque::new(Dense::new());
+        assert!(evaluate(&opaque, &case, &[Rule::Backward]).is_ok());
+        for rule in [Rule::Jvp, Rule::SecondOrder] {
+            let refused = evaluate(&opaque, &case, &[rule]).unwrap_err();
+            assert!(matches!(refused, Error::Refused { reason: Refusal::Opaque, .. }), "{refused}");
+        }
+        let frozen = Varied::new(Variant::FrozenStats);
+        assert!(evaluate(&frozen, &case, &[Rule::Forward]).is_ok());
+        for rule in [Rule::Backward, Rule::Jvp, Rule::SecondOrder] {
+            let refused = evaluate(&frozen, &case, &[rule]).unwrap_err();
+            assert!(matches!(refused, Error::Refused { reason: Refusal::FrozenStats, .. }), "{refused}");
+        }
     }
 }
 

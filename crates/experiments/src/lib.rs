@@ -18,9 +18,9 @@
 
 pub mod backend;
 pub mod case_file;
+pub mod claim;
 pub mod command;
 pub mod evaluation;
 pub mod judgement;
 pub mod machine;
-pub mod sampling;
-pub mod taylor;
+pub mod plot;

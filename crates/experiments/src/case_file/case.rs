@@ -4,9 +4,9 @@ use std::path::Path;
 
 use theria_contract::judge::{Magnitudes, rms};
 use theria_contract::{Directions, Element, Problem, Qkv, Rule, Tensor};
+use theria_jvp_hvp::proof::Samples;
 
 use super::{CaseError, CaseFile, Destination, FileTensor, encode, metadata};
-use crate::sampling::Samples;
 
 /// A problem and its data. [`CaseFile::load`] makes one from a file, [`Case::random`] from nothing,
 /// and its fields are open, so a program can make its own.

@@ -1,19 +1,28 @@
 //! `theria boundary`: which backend supports which rule for which problem.
 
 use clap::Args;
+use comfy_table::Table;
 use serde_json::{Value, json};
-use theria_contract::{Causal, DType, Problem, ProblemBuilder, Rule, Support, Window};
+use theria_contract::{Attention, Causal, DType, Problem, ProblemBuilder, Refusal, Rule, Support, Window};
+use theria_jvp_hvp::variant::{Variant, Varied};
+use theria_jvp_hvp::{Opaque, Streaming};
 
 use super::console::{self, Console};
 use super::{Common, Outcome};
-use crate::backend::Backend;
+use crate::backend::{Backend, with_element};
 
 const EXAMPLES: &str = "Examples:
   theria boundary
   theria boundary --json | jq '.entries[] | select(.rule == \"jvp\")'
 
 exact: the derivative, up to rounding. frozen-stats: another linear map, in experiments only. refused: a call
-returns an error with the reason. A backend never falls back in silence.";
+returns an error with the reason. A backend never falls back in silence. Blocks under \"Experiments only\" (in
+JSON: \"standing\": \"experiment\") are for comparison: --backend does not take them.";
+
+const EXPERIMENTS: &str =
+    "Experiments only, refused by every production path: `--backend` does not take them";
+
+const PEERS: &str = "The same question put to PyTorch and JAX, measured: docs/phase3_boundary.md";
 
 /// Show which backend supports which rule for which problem
 #[derive(Debug, Args)]
@@ -60,9 +69,70 @@ const KINDS: &[Kind] = &[
     },
 ];
 
-/// What one backend says of one rule on one problem.
+/// Whose answers a block of the table shows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    /// A backend that `theria eval` runs.
+    Backend(Backend),
+    /// The default backend as a fused kernel is to its callers: without higher rules.
+    Opaque,
+    /// Another linear map under the name of the derivative. It exists in binary64.
+    FrozenStats,
+}
+
+impl Subject {
+    fn all() -> Vec<Self> {
+        let backends = Backend::ALL.iter().map(|backend| Self::Backend(*backend));
+        backends.chain([Self::Opaque, Self::FrozenStats]).collect()
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Backend(backend) => backend.name(),
+            Self::Opaque => "opaque(streaming)",
+            Self::FrozenStats => Variant::FrozenStats.name(),
+        }
+    }
+
+    fn summary(self) -> &'static str {
+        match self {
+            Self::Backend(backend) => backend.summary(),
+            Self::Opaque => "streaming with its higher rules taken away, as a fused kernel is to its callers",
+            Self::FrozenStats => "row statistics held constant: another linear map, in binary64 alone",
+        }
+    }
+
+    /// Whether it is there to be run, or only to be compared with.
+    fn is_experiment(self) -> bool {
+        !matches!(self, Self::Backend(_))
+    }
+
+    fn support(self, problem: &Problem, rule: Rule) -> Option<Support> {
+        match self {
+            Self::Backend(backend) => Some(backend.support(problem, rule)),
+            Self::Opaque => Some(with_element!(problem.dtype(), E => {
+                Attention::<E>::support(&Opaque::new(Streaming::new()), problem, rule)
+            })),
+            Self::FrozenStats => (problem.dtype() == DType::F64)
+                .then(|| Varied::new(Variant::FrozenStats).support(problem, rule)),
+        }
+    }
+}
+
+/// Why a name of the table that is no backend cannot be chosen as one; `None` for any other name.
+pub(super) fn not_a_backend(name: &str) -> Option<String> {
+    let subject = Subject::all().into_iter().find(|subject| {
+        subject.is_experiment() && subject.name().split('(').next() == name.split('(').next()
+    })?;
+    Some(match subject {
+        Subject::FrozenStats => format!("'{name}': {}", Refusal::FrozenStats),
+        _ => format!("'{name}' is a wrapper for experiments, not a backend: {}", Refusal::Opaque),
+    })
+}
+
+/// What one of them says of one rule on one problem.
 struct Entry {
-    backend: Backend,
+    subject: Subject,
     problem: &'static str,
     dtype: DType,
     rule: Rule,
@@ -71,15 +141,16 @@ struct Entry {
 
 fn entries() -> theria_contract::Result<Vec<Entry>> {
     let mut entries = Vec::new();
-    for backend in Backend::ALL {
+    for subject in Subject::all() {
         for kind in KINDS {
             for dtype in DType::ALL {
                 let plain = Problem::builder(dtype).batch(2).heads(8, 8).lengths(64, 64).head_dims(64, 64);
                 let problem = (kind.change)(plain).build()?;
-                for rule in Rule::ALL {
-                    let support = backend.support(&problem, rule);
-                    entries.push(Entry { backend: *backend, problem: kind.name, dtype, rule, support });
-                }
+                let answers = Rule::ALL.into_iter().filter_map(|rule| {
+                    let support = subject.support(&problem, rule)?;
+                    Some(Entry { subject, problem: kind.name, dtype, rule, support })
+                });
+                entries.extend(answers);
             }
         }
     }
@@ -90,7 +161,8 @@ pub(super) fn run(args: &BoundaryArgs, mut console: Console) -> anyhow::Result<O
     if args.common.json {
         console.json(&as_json()?)?;
     } else {
-        print(&mut console)?;
+        print(&mut console, Detail::EveryProblem)?;
+        console.line(PEERS)?;
     }
     Ok(Outcome::Done)
 }
@@ -103,7 +175,8 @@ pub(super) fn as_json() -> theria_contract::Result<Value> {
             other => (other.to_string(), None),
         };
         json!({
-            "backend": entry.backend.name(),
+            "backend": entry.subject.name(),
+            "standing": if entry.subject.is_experiment() { "experiment" } else { "backend" },
             "problem": entry.problem,
             "dtype": entry.dtype.name(),
             "rule": entry.rule.name(),
@@ -114,40 +187,84 @@ pub(super) fn as_json() -> theria_contract::Result<Value> {
     Ok(json!({"schema": 1, "command": "boundary", "entries": entries.collect::<Vec<_>>()}))
 }
 
-/// One row for each problem, one column for each rule, reasons below.
-pub(super) fn print(console: &mut Console) -> anyhow::Result<()> {
+/// How much of the table people see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Detail {
+    /// A row for each problem.
+    EveryProblem,
+    /// One row for all problems that get the same answers.
+    Together,
+}
+
+/// A table for each backend, one column for each rule, reasons below.
+pub(super) fn print(console: &mut Console, detail: Detail) -> anyhow::Result<()> {
     let entries = entries()?;
     let mut reasons: Vec<String> = Vec::new();
-    for backend in Backend::ALL {
-        console.heading(&format!("{backend}: {}", backend.summary()))?;
-        let [forward, backward, jvp, second_order] = Rule::ALL.map(Rule::name);
-        let mut table = console::table(["problem", "types", forward, backward, jvp, second_order]);
-        for kind in KINDS {
-            // Types that get the same four answers share a row.
-            let mut rows: Vec<(Vec<&str>, [String; 4])> = Vec::new();
-            for dtype in DType::ALL {
-                let answers = Rule::ALL.map(|rule| {
-                    let entry = entries.iter().find(|entry| {
-                        (entry.backend, entry.problem, entry.dtype, entry.rule)
-                            == (*backend, kind.name, dtype, rule)
-                    });
-                    entry.map_or_else(String::new, |entry| answer(&entry.support, &mut reasons))
-                });
-                match rows.iter_mut().find(|(_, known)| *known == answers) {
-                    Some((types, _)) => types.push(dtype.name()),
-                    None => rows.push((vec![dtype.name()], answers)),
-                }
-            }
-            for (types, answers) in rows {
-                table.add_row([kind.name.to_owned(), types.join(" ")].into_iter().chain(answers));
-            }
-        }
-        console.table(&table)?;
+    let (backends, experiments): (Vec<_>, Vec<_>) =
+        Subject::all().into_iter().partition(|subject| !subject.is_experiment());
+    for subject in backends {
+        console.heading(&format!("{}: {}", subject.name(), subject.summary()))?;
+        console.table(&block(&entries, subject, detail, &mut reasons))?;
+    }
+    console.heading(EXPERIMENTS)?;
+    for subject in experiments {
+        console.heading(&format!("{}: {}", subject.name(), subject.summary()))?;
+        console.table(&block(&entries, subject, Detail::Together, &mut reasons))?;
     }
     for (number, reason) in reasons.iter().enumerate() {
         console.line(format_args!("[{}] {reason}", number + 1))?;
     }
     Ok(())
+}
+
+/// What some problems and types have in common.
+struct Group {
+    problems: Vec<&'static str>,
+    types: Vec<&'static str>,
+    answers: [String; 4],
+}
+
+fn block(entries: &[Entry], subject: Subject, detail: Detail, reasons: &mut Vec<String>) -> Table {
+    let [forward, backward, jvp, second_order] = Rule::ALL.map(Rule::name);
+    let mut groups: Vec<Group> = Vec::new();
+    for kind in KINDS {
+        // Types that get the same four answers share a row.
+        let mut rows: Vec<(Vec<&'static str>, [String; 4])> = Vec::new();
+        for dtype in DType::ALL {
+            let said = |rule: Rule| {
+                entries.iter().find(|entry| {
+                    (entry.subject, entry.problem, entry.dtype, entry.rule)
+                        == (subject, kind.name, dtype, rule)
+                })
+            };
+            if said(Rule::Forward).is_none() {
+                continue;
+            }
+            let answers = Rule::ALL
+                .map(|rule| said(rule).map_or_else(String::new, |entry| answer(&entry.support, reasons)));
+            match rows.iter_mut().find(|(_, known)| *known == answers) {
+                Some((types, _)) => types.push(dtype.name()),
+                None => rows.push((vec![dtype.name()], answers)),
+            }
+        }
+        for (types, answers) in rows {
+            let same = |group: &&mut Group| group.types == types && group.answers == answers;
+            match groups.iter_mut().find(same) {
+                Some(group) if detail == Detail::Together => group.problems.push(kind.name),
+                _ => groups.push(Group { problems: vec![kind.name], types, answers }),
+            }
+        }
+    }
+    let mut table = console::table(["problem", "types", forward, backward, jvp, second_order]);
+    for Group { problems, types, answers } in groups {
+        let problems = if problems.len() == KINDS.len() {
+            format!("every kind ({})", problems.len())
+        } else {
+            problems.join("; ")
+        };
+        table.add_row([problems, types.join(" ")].into_iter().chain(answers));
+    }
+    table
 }
 
 fn answer(support: &Support, reasons: &mut Vec<String>) -> String {
@@ -158,4 +275,21 @@ fn answer(support: &Support, reasons: &mut Vec<String>) -> String {
         reasons.len() - 1
     });
     format!("refused [{}]", number + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_for_experiments_is_no_backend_and_says_why() {
+        for subject in Subject::all() {
+            let name = subject.name();
+            assert_eq!(not_a_backend(name).is_some(), subject.is_experiment(), "{name}");
+            assert_eq!(Backend::named(name).is_none(), subject.is_experiment(), "{name}");
+        }
+        assert!(not_a_backend("opaque(dense)").unwrap().contains("cannot be differentiated"));
+        assert!(not_a_backend("frozen-stats").unwrap().contains("another linear map"));
+        assert_eq!(not_a_backend("cuda"), None);
+    }
 }

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use theria_contract::DType;
 use theria_contract::judge::Output;
 
+use super::accuracy::{self, Accuracy};
 use super::console::{self, Console, bytes, json_number, scientific};
 use super::progress::Progress;
-use super::proofs::{self, Accuracy};
 use super::{Common, Outcome};
 use crate::backend::{Backend, with_element};
 use crate::machine::Machine;
@@ -57,9 +57,9 @@ pub(super) fn run(args: &DoctorArgs, mut console: Console) -> anyhow::Result<Out
     let mut tests = Vec::new();
     for backend in Backend::ALL {
         for dtype in DType::ALL {
-            let problem = proofs::small_problem(dtype)?;
+            let problem = accuracy::small_problem(dtype)?;
             let accuracy =
-                with_element!(dtype, E => proofs::accuracy::<E>(*backend, &problem, args.seed, 1))?;
+                with_element!(dtype, E => accuracy::accuracy::<E>(*backend, &problem, args.seed, 1))?;
             tests.push(SelfTest { backend: *backend, dtype, accuracy });
         }
     }

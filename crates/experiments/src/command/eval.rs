@@ -6,13 +6,14 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use serde_json::{Value, json};
-use theria_contract::{Checks, DType, Problem, Rule, Support};
+use theria_contract::{Checks, DType, Problem, Refusal, Rule, Support};
 
 use super::console::{self, Console};
 use super::progress::Progress;
-use super::{Common, Outcome};
+use super::{Common, Outcome, boundary};
 use crate::backend::{self, Backend, Served, with_element};
-use crate::case_file::{Case, CaseFile, Destination, ResultFile};
+use crate::case_file::{CaseFile, Destination, ResultFile};
+use crate::evaluation::built_on;
 
 const EXAMPLES: &str = "Examples:
   theria eval --input case.safetensors --output out.safetensors
@@ -38,8 +39,13 @@ pub(super) struct EvalArgs {
     /// Where the results go; written whole or not at all
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
-    /// Which backend computes; auto takes the best one present
-    #[arg(long, default_value = "auto", value_parser = PossibleValuesParser::new(backend::names()))]
+    /// Which backend computes
+    #[arg(
+        long,
+        default_value = "auto",
+        value_parser = backend_name,
+        help = format!("Which backend computes: {}; auto takes the best one present", backend::names().join(", "))
+    )]
     backend: String,
     /// Convert the inputs to this type first: f64, f32, f16 or bf16 [default: that of the case]
     #[arg(long, value_name = "TYPE")]
@@ -53,6 +59,16 @@ pub(super) struct EvalArgs {
     checks: String,
     #[command(flatten)]
     common: Common,
+}
+
+/// A name that `--backend` takes. What only experiments may run is refused with its reason.
+fn backend_name(name: &str) -> anyhow::Result<String> {
+    let names = backend::names();
+    if names.contains(&name) {
+        return Ok(name.to_owned());
+    }
+    let reason = boundary::not_a_backend(name).unwrap_or_else(|| format!("unknown backend '{name}'"));
+    bail!("{reason}; allowed: {}; see `theria boundary`", names.join(", "))
 }
 
 pub(super) fn run(args: &EvalArgs, mut console: Console) -> anyhow::Result<Outcome> {
@@ -108,7 +124,8 @@ fn evaluate<E: Served>(args: &EvalArgs, file: &CaseFile, destination: Destinatio
     let possible: Vec<Rule> =
         Rule::ALL.into_iter().filter(|rule| asked(rule) && case.missing_for(*rule).is_none()).collect();
     let backend = Backend::named(&args.backend).unwrap_or_else(|| Backend::best(problem, &possible));
-    let rules = supported(backend, &case, &possible, !args.rules.is_empty())?;
+    let rules =
+        supported(backend.name(), &possible, !args.rules.is_empty(), |rule| backend.support(problem, rule))?;
     tracing::debug!(%backend, ?rules, ?problem, "evaluating");
 
     let progress = Progress::start("evaluating");
@@ -134,30 +151,27 @@ fn evaluate<E: Served>(args: &EvalArgs, file: &CaseFile, destination: Destinatio
     Ok(Report { problem: problem.clone(), backend, rules: rules.collect() })
 }
 
-/// The rules to run: a rule asked for by name must be supported, another one may be passed over.
-fn supported<E: Served>(
-    backend: Backend,
-    case: &Case<E>,
+/// The rules to run: a rule asked for by name must be the derivative itself, another one may be
+/// passed over.
+fn supported(
+    backend: &str,
     possible: &[Rule],
     by_name: bool,
+    support: impl Fn(Rule) -> Support,
 ) -> anyhow::Result<Vec<Rule>> {
     let mut rules = Vec::new();
     for rule in possible {
-        // The second order is built on the tangent that the JVP makes.
-        let needs = if *rule == Rule::SecondOrder { vec![*rule, Rule::Jvp] } else { vec![*rule] };
-        let support: Vec<Support> =
-            needs.iter().map(|needed| backend.support(&case.problem, *needed)).collect();
-        let refusal = support.iter().find_map(|support| match support {
+        let obstacle = built_on(*rule).iter().find_map(|needed| match support(*needed) {
+            Support::Exact => None,
+            Support::FrozenStats => Some(Refusal::FrozenStats),
             Support::Refused(reason) => Some(reason),
-            _ => None,
         });
-        match refusal {
+        match obstacle {
+            None => rules.push(*rule),
             Some(reason) if by_name => bail!(
                 "{backend} refuses {rule}: {reason}; leave it out of --rules, or see `theria boundary` for what each backend supports"
             ),
-            // What is not the derivative itself is only for those who ask for it.
-            None if by_name || support.iter().all(Support::is_exact) => rules.push(*rule),
-            _ => {}
+            Some(_) => {}
         }
     }
     Ok(rules)
@@ -234,5 +248,37 @@ impl Report {
             "version": env!("CARGO_PKG_VERSION"),
             "rules": rules.collect::<Vec<_>>(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use theria_contract::Attention;
+    use theria_jvp_hvp::variant::{Variant, Varied};
+    use theria_jvp_hvp::{Dense, Opaque};
+
+    use super::*;
+
+    fn ask<A: Attention<f64>>(backend: &A, rules: &[Rule], by_name: bool) -> anyhow::Result<Vec<Rule>> {
+        let problem = Problem::builder(DType::F64).build().unwrap();
+        supported(backend.name(), rules, by_name, |rule| backend.support(&problem, rule))
+    }
+
+    #[test]
+    fn a_rule_that_is_not_the_derivative_is_passed_over_or_when_asked_for_by_name_an_error() {
+        let opaque = Opaque::new(Dense::new());
+        assert_eq!(ask(&opaque, &Rule::ALL, false).unwrap(), [Rule::Forward, Rule::Backward]);
+        let error = ask(&opaque, &[Rule::SecondOrder], true).unwrap_err().to_string();
+        assert!(
+            error.starts_with("opaque refuses second-order: its forward and backward are opaque"),
+            "{error}"
+        );
+
+        let frozen = Varied::new(Variant::FrozenStats);
+        assert_eq!(ask(&frozen, &Rule::ALL, false).unwrap(), [Rule::Forward]);
+        let error = ask(&frozen, &[Rule::Jvp], true).unwrap_err().to_string();
+        assert!(error.contains("another linear map"), "{error}");
+
+        assert_eq!(ask(&Dense::new(), &Rule::ALL, true).unwrap(), Rule::ALL);
     }
 }

@@ -1,10 +1,12 @@
 //! The `theria` command: its arguments, its exit codes, its commands.
 
+mod accuracy;
 mod boundary;
 mod check;
 mod console;
 mod doctor;
 mod eval;
+mod plots;
 mod progress;
 mod proofs;
 mod tour;
@@ -38,7 +40,7 @@ const EXIT_CODES: &str = "Exit code: 0 done, 1 judged and failed, 2 wrong usage 
     version,
     args_conflicts_with_subcommands = true,
     after_help = EXIT_CODES,
-    after_long_help = format!("Examples:\n  theria\n  theria eval --input case.safetensors --output out.safetensors\n  theria check --case case.safetensors --candidate out.safetensors\n  theria boundary --json\n\n{EXIT_CODES}")
+    after_long_help = format!("Examples:\n  theria\n  theria --plots pictures\n  theria eval --input case.safetensors --output out.safetensors\n  theria check --case case.safetensors --candidate out.safetensors\n  theria boundary --json\n\n{EXIT_CODES}")
 )]
 struct Cli {
     #[command(subcommand)]

@@ -1,48 +1,46 @@
 //! `theria` without a command: the tour.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
 use serde_json::{Value, json};
 use theria_contract::{Causal, DType, Problem, Rule};
 
-use super::console::{self, Console, bytes, json_number, scientific};
+use super::accuracy::{self, Accuracy};
+use super::console::{self, Console, bytes, scientific};
 use super::doctor::{row_json, verdict};
 use super::eval::describe;
 use super::progress::Progress;
-use super::proofs::{self, Accuracy, Probe};
-use super::{Common, Outcome, boundary};
+use super::proofs::{self, Proved};
+use super::{Common, Outcome, boundary, plots};
 use crate::backend::{Backend, Scores};
 use crate::machine::Machine;
-use crate::taylor::Remainders;
 
-/// How far the gradient of the negative control is off.
-const SPOILED: f64 = 1.001;
-/// What ⟨G, J v⟩ = ⟨Jᵀ G, v⟩ must hold to in binary64, relatively.
-const ADJOINT_BOUND: f64 = 1e-12;
+/// The length at which the tour shows how memory grows.
+const LONG: usize = 4096;
 
 #[derive(Debug, Args)]
 pub(super) struct TourArgs {
     /// Seed of the random inputs of the tour
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Write pictures of the Taylor proofs into this folder, as SVG
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
 }
 
-/// A statement that was put to the proof.
-struct Proof {
-    what: String,
-    passed: bool,
-    /// The number that decides, for machines.
-    value: f64,
-}
-
 struct Tour {
+    seed: u64,
     problem: Problem,
     backend: Backend,
     accuracy: Vec<Accuracy>,
-    proofs: Vec<Proof>,
+    proofs: Vec<Proved>,
+    /// Threads whose bits were held against those of one, and whether they were the same.
+    threads: (usize, bool),
+    pictures: Vec<PathBuf>,
     seconds: f64,
 }
 
@@ -55,6 +53,8 @@ pub(super) fn run(args: &TourArgs, mut console: Console) -> anyhow::Result<Outco
         .causal(Causal::TopLeft)
         .build()?;
     let backend = Backend::best(&problem, &Rule::ALL);
+    // Opened before the work: a folder that cannot be written to is an error at once.
+    let picture = args.plots.as_deref().map(plots::open).transpose()?;
     if !args.common.json {
         let machine = Machine::here();
         console.line(format_args!(
@@ -64,60 +64,33 @@ pub(super) fn run(args: &TourArgs, mut console: Console) -> anyhow::Result<Outco
         console.line(format_args!("{}, {} threads; seed {}", machine.cpu, machine.threads, args.seed))?;
     }
     let progress = Progress::start("measuring");
-    let accuracy = proofs::accuracy::<f32>(backend, &problem, args.seed, 3)?;
-    let proofs = prove(backend, &problem, args.seed)?;
+    let accuracy = accuracy::accuracy::<f32>(backend, &problem, args.seed, 3)?;
+    let small = proofs::problem()?;
+    let proofs = proofs::prove(backend, &small, args.seed);
+    let threads = rayon::current_num_threads().max(2);
+    let same = accuracy::same_bits_on_any_threads::<f32>(backend, &problem, args.seed, threads)?;
+    let mut pictures = Vec::new();
+    if let (Some(destination), Some(folder)) = (picture, &args.plots) {
+        destination.commit(plots::taylor(&proofs, backend, &small, args.seed)?.as_bytes())?;
+        pictures.push(folder.join(plots::TAYLOR));
+    }
     drop(progress);
-    let tour = Tour { problem, backend, accuracy, proofs, seconds: start.elapsed().as_secs_f64() };
+    let tour = Tour {
+        seed: args.seed,
+        problem,
+        backend,
+        accuracy,
+        proofs,
+        threads: (threads, same),
+        pictures,
+        seconds: start.elapsed().as_secs_f64(),
+    };
     if args.common.json {
-        console.json(&tour.json(args.seed)?)?;
+        console.json(&tour.json()?)?;
     } else {
         tour.print(&mut console)?;
     }
     Ok(if tour.failed() { Outcome::Failed } else { Outcome::Done })
-}
-
-fn prove(backend: Backend, problem: &Problem, seed: u64) -> anyhow::Result<Vec<Proof>> {
-    let probe = Probe::new(backend, seed)?;
-    let slope = |what: &str, order: usize, wanted: bool, remainders: &Remainders| Proof {
-        what: format!(
-            "{what}: the Taylor remainder has slope {:.4} over {} halvings, {}",
-            remainders.slope,
-            remainders.steps.len() - 1,
-            if wanted { format!("{order} expected") } else { format!("rightly not {order}") },
-        ),
-        passed: remainders.shows_order(order) == wanted,
-        value: remainders.slope,
-    };
-    let off = format!("{:.1} % off", (SPOILED - 1.0) * 100.0);
-    let mut proofs = vec![
-        slope("backward", 2, true, &probe.first_order(1.0)?),
-        slope(&format!("negative control, a gradient {off}"), 2, false, &probe.first_order(SPOILED)?),
-    ];
-    if let (Some(right), Some(wrong)) = (probe.second_order(1.0)?, probe.second_order(SPOILED)?) {
-        proofs.push(slope("second order", 3, true, &right));
-        proofs.push(slope(&format!("negative control, a curvature {off}"), 3, false, &wrong));
-    }
-    if let Some(gap) = probe.adjoint_gap() {
-        proofs.push(Proof {
-            what: format!(
-                "jvp and backward are adjoint: <u, J v> = <J'u, v> to {} relatively",
-                scientific(gap)
-            ),
-            passed: gap <= ADJOINT_BOUND,
-            value: gap,
-        });
-    }
-    let threads = rayon::current_num_threads().max(2);
-    let same = proofs::same_bits_on_any_threads::<f32>(backend, problem, seed, threads)?;
-    proofs.push(Proof {
-        what: format!(
-            "deterministic: 1 and {threads} threads give {} bits",
-            if same { "the same" } else { "different" }
-        ),
-        passed: same,
-        value: f64::from(u8::from(same)),
-    });
-    Ok(proofs)
 }
 
 /// Floating-point operations of a rule, in units of mathematics; a causal mask halves them.
@@ -132,20 +105,42 @@ fn flops(problem: &Problem, rule: Rule) -> f64 {
     units * visible * problem.shape().unit_flops()
 }
 
+/// Bytes of the scores of all heads.
+fn scores(problem: &Problem) -> f64 {
+    problem.shape().scores().iter().map(|n| *n as f64).product::<f64>() * problem.dtype().size() as f64
+}
+
 impl Tour {
     fn failed(&self) -> bool {
-        self.accuracy.iter().any(Accuracy::failed) || self.proofs.iter().any(|proof| !proof.passed)
+        self.accuracy.iter().any(Accuracy::failed)
+            || self.proofs.iter().any(Proved::failed)
+            || !self.threads.1
     }
 
-    /// Largest workspace of the rules that the backend has, and the size of the scores.
-    fn memory(&self) -> (usize, f64) {
-        let rules = proofs::exact_rules(self.backend, &self.problem);
-        let workspace = rules.into_iter().map(|rule| self.backend.workspace_bytes(&self.problem, rule)).max();
-        let scores: f64 = self.problem.shape().scores().iter().map(|n| *n as f64).product();
-        (workspace.unwrap_or(0), scores * self.problem.dtype().size() as f64)
+    /// The same problem at another length.
+    fn longer(&self) -> theria_contract::Result<Problem> {
+        self.problem.to_builder().lengths(LONG, LONG).build()
     }
 
     fn print(&self, console: &mut Console) -> anyhow::Result<()> {
+        self.print_accuracy(console)?;
+        self.print_memory(console)?;
+        self.print_proofs(console)?;
+
+        console.heading("The boundary: what is exact, and what is refused")?;
+        boundary::print(console, boundary::Detail::Together)?;
+
+        console.heading("Go on with your own tensors")?;
+        console.line(GO_ON)?;
+        console.line("")?;
+        for picture in &self.pictures {
+            console.line(format_args!("written  {}", picture.display()))?;
+        }
+        console.line(format_args!("{:.1} s", self.seconds))?;
+        Ok(())
+    }
+
+    fn print_accuracy(&self, console: &mut Console) -> anyhow::Result<()> {
         console.heading(&format!("Every rule on the best backend: {}", self.backend))?;
         console.line(describe(&self.problem))?;
         let mut table =
@@ -164,64 +159,100 @@ impl Tour {
             ]);
         }
         console.table(&table)?;
-        let (workspace, scores) = self.memory();
-        let workspace = bytes(workspace as f64);
-        console.line(match self.backend.scores() {
-            Scores::Streamed => format!(
-                "memory: a workspace of {workspace}; the score matrix, {}, is never stored",
-                bytes(scores)
-            ),
-            Scores::Stored => format!(
-                "memory: a workspace of {workspace}, and score matrices head by head ({} for all heads): this backend is made to be right, not small",
-                bytes(scores)
-            ),
-        })?;
-
-        console.heading(
-            "Proved on the spot, in f64 on a small problem with grouped heads, causal mask and bias",
-        )?;
-        for proof in &self.proofs {
-            console.verdict(format_args!(
-                "{}  {}",
-                if proof.passed { "passed" } else { "FAILED" },
-                proof.what
-            ))?;
-        }
-
-        console.heading("The boundary: what is exact, and what is refused")?;
-        boundary::print(console)?;
-
-        console.heading("Go on with your own tensors")?;
-        console.line(GO_ON)?;
-        console.line(format_args!("\n{:.1} s", self.seconds))?;
+        let (threads, same) = self.threads;
+        console.verdict(format_args!(
+            "{}  deterministic: 1 and {threads} threads give {} bits",
+            if same { "passed" } else { "FAILED" },
+            if same { "the same" } else { "different" },
+        ))?;
         Ok(())
     }
 
-    fn json(&self, seed: u64) -> theria_contract::Result<Value> {
-        let (workspace, scores) = self.memory();
+    fn print_memory(&self, console: &mut Console) -> anyhow::Result<()> {
+        let longer = self.longer()?;
+        let workspace = |problem: &Problem| self.backend.workspace_bytes(problem, Rule::SecondOrder) as f64;
+        let grows = |of: &dyn Fn(&Problem) -> f64| of(&longer) / of(&self.problem);
+        let t = self.problem.shape().t;
+        let matrix = format!("{}, {:.1} times", bytes(scores(&longer)), grows(&scores));
+        console.line(match self.backend.scores() {
+            Scores::Streamed => format!(
+                "memory: the second order at T = {LONG} asks for {}, {:.1} times that at {t}; the score matrix would be {matrix}, and never exists",
+                bytes(workspace(&longer)),
+                grows(&workspace),
+            ),
+            Scores::Stored => format!(
+                "memory: score matrices are stored head by head; at T = {LONG} those of all heads are {matrix} those at {t}"
+            ),
+        })?;
+        Ok(())
+    }
+
+    fn print_proofs(&self, console: &mut Console) -> anyhow::Result<()> {
+        console.heading(
+            "Proved on the spot, in f64 on a small problem with grouped heads, causal mask, bias and dropout; each proof beside a mistake that it must reject",
+        )?;
+        let mut table = console::table([
+            "proof",
+            "measured",
+            "allowed",
+            "verdict",
+            "negative control",
+            "measured",
+            "rejected",
+        ]);
+        for proved in &self.proofs {
+            table.add_row([
+                proved.finding.proof.name().to_owned(),
+                proofs::measured(&proved.finding),
+                proved.finding.allowed.to_string(),
+                proofs::word(&proved.finding),
+                proved.mistake.name().to_owned(),
+                proofs::measured(&proved.control),
+                if proved.rejected() { "yes".to_owned() } else { "NO: FAILED".to_owned() },
+            ]);
+        }
+        console.table(&table)?;
+        console.line("")?;
+        let mut identities = console::table(["proof", "what it says"]);
+        for proved in &self.proofs {
+            let proof = proved.finding.proof;
+            identities.add_row([proof.name(), proof.identity()]);
+        }
+        console.table(&identities)?;
+        Ok(())
+    }
+
+    fn json(&self) -> theria_contract::Result<Value> {
         let rules = self.accuracy.iter().map(|row| {
             let mut value = row_json(row);
             value["gflops"] =
                 json!(row.seconds.map(|seconds| flops(&self.problem, row.rule) / seconds / 1e9));
             value
         });
-        let proofs = self.proofs.iter().map(
-            |proof| json!({"what": proof.what, "value": json_number(proof.value), "passed": proof.passed}),
-        );
+        let longer = self.longer()?;
+        let memory = [&self.problem, &longer].map(|problem| {
+            let workspace: serde_json::Map<String, Value> = Rule::ALL
+                .into_iter()
+                .map(|rule| (rule.name().to_owned(), json!(self.backend.workspace_bytes(problem, rule))))
+                .collect();
+            json!({
+                "t": problem.shape().t,
+                "workspace_bytes": workspace,
+                "score_matrix_bytes": scores(problem),
+            })
+        });
         Ok(json!({
             "schema": 1,
             "command": "tour",
             "version": env!("CARGO_PKG_VERSION"),
-            "seed": seed,
+            "seed": self.seed,
             "backend": self.backend.name(),
             "problem": describe(&self.problem),
             "rules": rules.collect::<Vec<_>>(),
-            "memory": {
-                "workspace_bytes": workspace,
-                "score_matrix_bytes": scores,
-                "scores_stored": self.backend.scores() == Scores::Stored,
-            },
-            "proofs": proofs.collect::<Vec<_>>(),
+            "memory": {"scores_stored": self.backend.scores() == Scores::Stored, "at": memory},
+            "proofs": self.proofs.iter().map(Proved::json).collect::<Vec<_>>(),
+            "deterministic": {"threads": self.threads.0, "same_bits": self.threads.1},
+            "pictures": self.pictures.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
             "boundary": boundary::as_json()?["entries"],
             "passed": !self.failed(),
             "seconds": self.seconds,
@@ -236,7 +267,7 @@ const GO_ON: &str = "  import numpy as np
   save_file({\"q\": x(1, 4, 128, 64), \"k\": x(1, 4, 128, 64), \"v\": x(1, 4, 128, 64), \"dout\": x(1, 4, 128, 64)},
             \"case.safetensors\", metadata={\"causal\": \"top-left\"})
 
-  theria eval --input case.safetensors --output out.safetensors      out, lse, dq, dk, dv
+  theria eval --input case.safetensors --output out.safetensors      out, lse, dq, dk, dv; with tangents all rules
   theria check --case case.safetensors --candidate theirs.safetensors  judge another kernel
   theria doctor                                                      this machine
   theria --help";

@@ -6,12 +6,13 @@ use theria_contract::judge::Output;
 use theria_contract::{Checks, Rule, Support, Tensor};
 use theria_experiments::backend::{self, Backend};
 use theria_experiments::case_file::{Case, FileTensor, encode};
-use theria_experiments::evaluation::Results;
+use theria_experiments::evaluation::{Results, evaluate};
+use theria_jvp_hvp::variant::{Variant, Varied};
 
 use crate::{Bench, theria};
 
 fn reference(case: &Case<f64>) -> Results<f64> {
-    backend::evaluate(Backend::ORACLE, Checks::Finite, case, &[Rule::Forward, Rule::Backward]).unwrap()
+    backend::evaluate(Backend::ORACLE, Checks::Finite, case, &Rule::ALL).unwrap()
 }
 
 fn write(bench: &Bench, tensors: &[FileTensor]) {
@@ -22,7 +23,7 @@ fn write(bench: &Bench, tensors: &[FileTensor]) {
 fn an_exact_candidate_passes_and_one_that_is_wrong_by_a_thousandth_fails() {
     let (bench, case) = Bench::with_case();
     let results = reference(&case);
-    for output in [Output::Out, Output::Dq, Output::Dk, Output::Dv, Output::Dbias] {
+    for output in Output::ALL {
         let right = results.get(output).unwrap();
         write(&bench, &[FileTensor::floating(output.name(), right, 4)]);
         let ran = bench.check("case.safetensors", "theirs.safetensors", &[]);
@@ -40,6 +41,21 @@ fn an_exact_candidate_passes_and_one_that_is_wrong_by_a_thousandth_fails() {
         let [b, h, i, c] = right.shape();
         assert_eq!(json["tensors"][0]["at"], serde_json::json!([b - 1, h - 1, i - 1, c - 1]));
         assert!(json["tensors"][0]["error"].as_f64().unwrap() > 1e-5);
+    }
+}
+
+#[test]
+fn a_backward_of_the_backward_that_takes_delta_for_a_constant_fails() {
+    let (bench, case) = Bench::with_case();
+    // The mistake of a system that saved δ and forgot that it moves: δ′ is missing from dS′.
+    for (variant, code) in [(Variant::Exact, 0), (Variant::FrozenDelta, 1)] {
+        let dq_tangent = evaluate(&Varied::new(variant), &case, &[Rule::SecondOrder]).unwrap();
+        let dq_tangent = dq_tangent.get(Output::DqTangent).unwrap();
+        write(&bench, &[FileTensor::floating("dq_tangent", dq_tangent, 4)]);
+        let ran = bench.check("case.safetensors", "theirs.safetensors", &["--json"]);
+        assert_eq!(ran.code, code, "{variant}: {ran:?}");
+        let error = ran.json()["tensors"][0]["error"].as_f64().unwrap();
+        assert!(if code == 0 { error < 1e-13 } else { error > 1e-2 }, "{variant}: {error}");
     }
 }
 

@@ -2,9 +2,13 @@
 
 use safetensors::SafeTensors;
 use theria_contract::judge::Output;
-use theria_contract::{Checks, DType, Problem, Rule};
+use theria_contract::{
+    Attention, Checks, Cotangent, DType, Directions, Inputs, Primal, Problem, Rule, Tensor,
+};
 use theria_experiments::backend::{self, Backend};
-use theria_experiments::case_file::Case;
+use theria_experiments::case_file::{Candidate, Case};
+use theria_jvp_hvp::Dense;
+use theria_jvp_hvp::composition::double_backward;
 
 use crate::{Bench, theria};
 
@@ -40,6 +44,72 @@ fn the_results_in_the_file_are_the_bits_that_the_library_computes() {
     let support: serde_json::Value = serde_json::from_str(&metadata["support"]).unwrap();
     assert_eq!(support["forward"], "exact");
     assert_eq!(support.as_object().unwrap().len(), 4);
+}
+
+#[test]
+fn a_complete_case_gives_all_twelve_results_and_check_judges_every_one() {
+    let (bench, _) = Bench::with_case();
+    let ran = bench.eval("case.safetensors", "out.safetensors", &[]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let bytes = std::fs::read(bench.path("out.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    for output in Output::ALL {
+        assert!(file.tensor(output.name()).is_ok(), "no {}", output.name());
+    }
+    assert_eq!((file.len(), Output::ALL.len()), (12, 12));
+    let ran = bench.check("case.safetensors", "out.safetensors", &["--json"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let judged = ran.json();
+    let tensors = judged["tensors"].as_array().unwrap();
+    assert_eq!(tensors.len(), 12);
+    assert!(tensors.iter().all(|tensor| tensor["verdict"] == "passed"), "{judged}");
+}
+
+#[test]
+fn the_recipe_of_the_help_for_the_double_backward_gives_what_the_composition_gives() {
+    let (bench, mut case) = Bench::with_case();
+    // The cotangents that arrive on dq, dk, dv and dbias are the directions of the case.
+    case.dout_tangent = None;
+    case.write(&bench.path("double.safetensors")).unwrap();
+    let rules = ["--rules", "jvp,second-order", "--backend", "streaming"];
+    let ran = bench.eval("double.safetensors", "out.safetensors", &rules);
+    assert_eq!(ran.code, 0, "{ran:?}");
+
+    let (operands, directions, dense) = (&case.operands, &case.directions, Dense::new());
+    let inputs = Inputs::new(operands.q.view(), operands.k.view(), operands.v.view());
+    let inputs = Primal(&Inputs { bias: operands.bias.as_ref().map(Tensor::view), ..inputs });
+    let saved = dense.forward(&case.problem, inputs).unwrap();
+    let arrived = Cotangent(Cotangent(Directions {
+        q: directions.q.as_ref().map(Tensor::view),
+        k: directions.k.as_ref().map(Tensor::view),
+        v: directions.v.as_ref().map(Tensor::view),
+        bias: directions.bias.as_ref().map(Tensor::view),
+    }));
+    let dout = case.dout.as_ref().unwrap();
+    let made =
+        double_backward(&dense, &case.problem, inputs, saved.as_ref(), Cotangent(dout.view()), arrived)
+            .unwrap();
+
+    let ours = Candidate::read(&bench.path("out.safetensors")).unwrap();
+    let gradients = &made.inputs.0;
+    let expected = [
+        (Output::OutTangent, &made.cotangent.0.0),
+        (Output::DqTangent, &gradients.q),
+        (Output::DkTangent, &gradients.k),
+        (Output::DvTangent, &gradients.v),
+        (Output::DbiasTangent, gradients.bias.as_ref().unwrap()),
+    ];
+    let error = |ours: &Candidate, (output, tensor): (Output, &Tensor<f64>)| {
+        ours.compare(output, tensor, 0.0).unwrap().error
+    };
+    for pair in expected {
+        assert!(error(&ours, pair) < 1e-13, "{}: {}", pair.0.name(), error(&ours, pair));
+    }
+
+    // With dout_tangent it is another derivative, which is why the help says to leave it out.
+    bench.eval("case.safetensors", "other.safetensors", &rules);
+    let other = Candidate::read(&bench.path("other.safetensors")).unwrap();
+    assert!(error(&other, expected[1]) > 1e-2);
 }
 
 #[test]

@@ -27,6 +27,9 @@ fn wrong_usage_has_exit_code_2_and_says_what_is_allowed() {
     let files = ["eval", "--input", "a", "--output", "b"];
     let with = |more: &[&str]| theria(&[&files[..], more].concat());
     with(&["--backend", "cuda-fussed"]).complains(&["cuda-fussed", "auto", "dense"]);
+    with(&["--backend", "frozen-stats"]).complains(&["frozen-stats", "another linear map", "streaming"]);
+    with(&["--backend", "opaque"]).complains(&["not a backend", "cannot be differentiated", "auto"]);
+    with(&["--backend", "opaque(streaming)"]).complains(&["opaque(streaming)", "theria boundary"]);
     with(&["--dtype", "fp8"]).complains(&["fp8", "f64, f32, f16, bf16"]);
     with(&["--rules", "hvp"]).complains(&["hvp", "forward, backward, jvp, second-order"]);
     with(&["--checks", "some"]).complains(&["some", "finite", "none"]);
@@ -56,7 +59,18 @@ fn the_boundary_agrees_with_what_backends_say() {
             }
         }
     }
+    for (name, rule, support) in [
+        ("opaque(streaming)", "backward", "exact"),
+        ("opaque(streaming)", "second-order", "refused"),
+        ("frozen-stats", "forward", "exact"),
+        ("frozen-stats", "jvp", "frozen-stats"),
+    ] {
+        let mut said = entries.iter().filter(|entry| entry["backend"] == name && entry["rule"] == rule);
+        assert!(said.clone().count() > 0, "{name} {rule} is missing");
+        assert!(said.all(|entry| entry["support"] == support && entry["standing"] == "experiment"));
+    }
     let text = theria(&["boundary"]).out;
+    assert!(text.contains("Experiments only, refused by every production path"), "{text}");
     assert!(text.contains("grouped heads") && text.contains("exact"), "{text}");
     assert!(!text.contains('\x1b'), "no colours when nobody watches");
 }
@@ -67,6 +81,11 @@ fn the_doctor_finds_every_backend_within_bounds() {
     assert_eq!(ran.code, 0, "{ran:?}");
     let json = ran.json();
     assert_eq!(json["self_test"].as_array().unwrap().len(), Backend::ALL.len() * DType::ALL.len());
+    for test in json["self_test"].as_array().unwrap() {
+        let rules = test["rules"].as_array().unwrap();
+        assert_eq!(rules.len(), Rule::ALL.len());
+        assert!(rules.iter().all(|rule| rule["verdict"] == "passed" && rule["error"].is_number()), "{test}");
+    }
     assert!(json["findings"][0]["what"].as_str().unwrap().contains("no GPU backend"));
     let text = theria(&["doctor"]).out;
     assert!(text.contains("Self-test") && text.contains("threads"), "{text}");
@@ -76,14 +95,58 @@ fn the_doctor_finds_every_backend_within_bounds() {
 fn the_tour_proves_what_it_shows() {
     let ran = theria(&["--json", "--seed", "3"]);
     let json = ran.json();
-    assert_eq!(ran.code == 0, json["passed"] == true, "{ran:?}");
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!((&json["passed"], &json["deterministic"]["same_bits"]), (&true.into(), &true.into()));
+    assert_eq!((&json["seed"], json["rules"].as_array().unwrap().len()), (&3.into(), 4));
     let proofs = json["proofs"].as_array().unwrap();
-    assert!(proofs.iter().all(|proof| proof["passed"] == true), "{proofs:?}");
-    let control =
-        proofs.iter().find(|proof| proof["what"].as_str().unwrap().contains("negative control")).unwrap();
-    assert!(control["value"].as_f64().unwrap() < 1.9, "{control}");
-    assert_eq!(json["rules"].as_array().unwrap().len(), 4);
-    assert_eq!(json["seed"], 3);
+    assert_eq!(proofs.len(), theria_jvp_hvp::proof::Proof::ALL.len());
+    for proof in proofs {
+        assert_eq!((&proof["passed"], &proof["verdict"]), (&true.into(), &"passed".into()), "{proof}");
+        let control = &proof["control"];
+        assert_eq!((&control["rejected"], &control["verdict"]), (&true.into(), &"failed".into()), "{proof}");
+    }
+    let control = |what: &str| {
+        let proof = proofs.iter().find(|proof| proof["what"] == what).unwrap();
+        (proof["control"]["operator"].as_str().unwrap(), proof["control"]["value"].as_f64().unwrap())
+    };
+    let (operator, slope) = control("order 3: φ");
+    assert!(operator == "frozen-lse" && (slope - 2.0).abs() < 0.05, "{operator} {slope}");
+    let (operator, slope) = control("order 2: VJP");
+    assert!(operator == "gradient-off-by-0.1%" && slope < 1.9, "{operator} {slope}");
+    assert!(control("adjoint").1 > 1e-7);
+}
+
+#[test]
+fn the_memory_of_the_tour_grows_with_the_length_and_that_of_the_scores_with_its_square() {
+    let json = theria(&["--json"]).json();
+    let at = json["memory"]["at"].as_array().unwrap();
+    assert_eq!((&at[0]["t"], &at[1]["t"]), (&1024.into(), &4096.into()));
+    let ratio = |of: &dyn Fn(&serde_json::Value) -> f64| of(&at[1]) / of(&at[0]);
+    assert!(ratio(&|at| at["workspace_bytes"]["second-order"].as_f64().unwrap()) <= 4.0);
+    assert_eq!(ratio(&|at| at["score_matrix_bytes"].as_f64().unwrap()), 16.0);
+}
+
+#[test]
+fn pictures_are_written_whole_into_a_folder_that_need_not_exist_and_are_the_same_again() {
+    let bench = Bench::new();
+    let folder = bench.path("some/pictures");
+    let draw = || {
+        let ran = theria(&["--plots", crate::text(&folder)]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(ran.out.contains("written") && ran.out.contains("taylor.svg"), "{}", ran.out);
+        std::fs::read_to_string(folder.join("taylor.svg")).unwrap()
+    };
+    let svg = draw();
+    assert_eq!(svg, draw());
+    for words in ["slope 3.00", "slope 2.00", "slope 1.00", "frozen statistics", "10⁻³"] {
+        assert!(svg.contains(words), "no '{words}'");
+    }
+    let left = std::fs::read_dir(&folder).unwrap().count();
+    assert_eq!(left, 1, "no temporary file is left");
+
+    std::fs::write(bench.path("file"), "in the way").unwrap();
+    theria(&["--plots", crate::text(&bench.path("file"))]).complains(&["cannot make the folder", "file"]);
+    theria(&["boundary", "--plots", "x"]).complains(&["--plots"]);
 }
 
 #[test]
