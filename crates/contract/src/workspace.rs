@@ -38,7 +38,9 @@ impl Workspace {
 
     /// Bytes that a piece of `count` elements takes: what `workspace_bytes` sums up.
     pub fn bytes_for<T: Scalar>(count: usize) -> usize {
-        (count * size_of::<T>()).next_multiple_of(ALIGNMENT)
+        // No memory has so much; held far enough below the end that a sum of pieces does not wrap.
+        let most = usize::MAX >> 8;
+        count.saturating_mul(size_of::<T>()).min(most).next_multiple_of(ALIGNMENT)
     }
 }
 
@@ -79,6 +81,12 @@ mod tests {
         second.fill(2.0);
         assert_eq!(first, [1.0; 3]);
         assert_eq!(second.as_ptr().align_offset(ALIGNMENT), 0);
+    }
+
+    #[test]
+    fn absurd_sizes_ask_for_absurd_memory_and_do_not_wrap() {
+        let absurd = Workspace::bytes_for::<f64>(usize::MAX / 4);
+        assert!(absurd > 1 << 55 && (0..100).try_fold(0_usize, |sum, _| sum.checked_add(absurd)).is_some());
     }
 
     #[test]

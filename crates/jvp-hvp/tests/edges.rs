@@ -105,14 +105,20 @@ fn a_nan_reaches_every_derivative_of_the_queries_that_see_it_and_no_statistic_of
 fn a_row_that_sees_keys_cannot_have_been_saved_as_one_that_sees_nothing() {
     let (q, k, v) = (ramp([1, 1, 3, 4], 0.3), ramp([1, 1, 6, 4], 0.2), ramp([1, 1, 6, 4], 0.1));
     let inputs = Inputs::new(q.view(), k.view(), v.view());
-    let blind = |saved: &mut SavedTensor<Host, f32>| {
-        saved.lse.view_mut().set([0, 0, 1, 0], f32::NEG_INFINITY);
-    };
-    let (tangent, second, _) = run(&Streaming::new(), &problem(3, 6), &inputs, blind);
-    assert!(tangent.lse.data()[1].is_nan(), "the derivative of that row is not plausible");
-    for output in [&tangent.output, &second.q] {
-        assert!(output.data()[4..8].iter().all(|x| x.is_nan()));
-        assert!(output.data()[..4].iter().all(|x| x.is_finite()));
+    for infinite in [f32::NEG_INFINITY, f32::INFINITY] {
+        let blind = |saved: &mut SavedTensor<Host, f32>| {
+            saved.lse.view_mut().set([0, 0, 1, 0], infinite);
+        };
+        let (tangent, second, first) = run(&Streaming::new(), &problem(3, 6), &inputs, blind);
+        assert!(tangent.lse.data()[1].is_nan(), "the derivative of that row is not plausible");
+        for output in [&tangent.output, &second.q, &first.q] {
+            assert!(output.data()[4..8].iter().all(|x| x.is_nan()));
+            assert!(output.data()[..4].iter().all(|x| x.is_finite()));
+        }
+        // Every key takes part in that row.
+        for sum in [&second.k, &second.v, &first.k, &first.v] {
+            assert!(all(sum, f64::is_nan), "{infinite}");
+        }
     }
 }
 
@@ -185,4 +191,38 @@ fn empty_problems_have_defined_results() {
             }
         }
     });
+}
+
+#[test]
+fn a_bias_shared_by_every_query_has_a_gradient_as_exact_as_others() {
+    // One entry stands for 16 × 20000 queries. The numbers are exact in f32, so both oracles see the same.
+    let (heads, t, m) = (16, 20_000, 8);
+    let shared = |dtype| {
+        let builder = Problem::builder(dtype).heads(heads, heads).lengths(t, m).head_dims(4, 4);
+        builder.bias([1, 1, 1, m]).build().unwrap()
+    };
+    let noise = |shape, seed: usize| {
+        let value = |[_, h, i, c]: [usize; 4]| ((h * 17 + i * 13 + c * 7 + seed) as f32 * 0.618).sin();
+        Tensor::<f32>::from_fn(shape, value).unwrap()
+    };
+    let narrow = shared(DType::F32);
+    let shape = narrow.shape();
+    let (q, k, v) = (noise(shape.q(), 1), noise(shape.k(), 2), noise(shape.v(), 3));
+    let (g, bias) = (noise(shape.output(), 4), noise([1, 1, 1, m], 5));
+    let inputs = Inputs { bias: Some(bias.view()), ..Inputs::new(q.view(), k.view(), v.view()) };
+    let saved = Streaming::new().forward(&narrow, Primal(&inputs)).unwrap();
+    let gradients =
+        Streaming::new().backward(&narrow, Primal(&inputs), saved.as_ref(), Cotangent(g.view())).unwrap();
+
+    let wide: [Tensor<f64>; 5] = [&q, &k, &v, &bias, &g].map(Tensor::cast);
+    let [q, k, v, bias, g] = &wide;
+    let inputs = Inputs { bias: Some(bias.view()), ..Inputs::new(q.view(), k.view(), v.view()) };
+    let problem = shared(DType::F64);
+    let saved = Streaming::new().forward(&problem, Primal(&inputs)).unwrap();
+    let exact = Streaming::new().backward(&problem, Primal(&inputs), saved.as_ref(), Cotangent(g.view()));
+    let (found, exact) = (gradients.0.bias.unwrap(), exact.unwrap().0.bias.unwrap());
+    let rms = (exact.data().iter().map(|x| x * x).sum::<f64>() / m as f64).sqrt();
+    for (x, y) in found.data().iter().zip(exact.data()) {
+        assert!((f64::from(*x) - y).abs() <= 5e-6 * rms, "{x} and {y} of {rms}");
+    }
 }

@@ -215,10 +215,16 @@ fn a_row_that_sees_keys_cannot_have_been_saved_as_one_that_sees_nothing() {
     let mut saved = Streaming::new().forward(&problem, Primal(&inputs)).unwrap();
     saved.0.lse.view_mut().set([0, 0, 1, 0], f32::NEG_INFINITY);
     let g = ramp([1, 1, 3, 4], 0.4);
-    let gradients = Streaming::new().backward(&problem, Primal(&inputs), saved.as_ref(), Cotangent(g.view()));
-    let dq = gradients.unwrap().0.q;
-    assert!(dq.data()[4..8].iter().all(|x| x.is_nan()), "the derivative of that row is not plausible");
-    assert!(dq.data()[..4].iter().all(|x| x.is_finite()));
+    for infinite in [f32::NEG_INFINITY, f32::INFINITY] {
+        saved.0.lse.view_mut().set([0, 0, 1, 0], infinite);
+        let (inputs, g) = (Primal(&inputs), Cotangent(g.view()));
+        let gradients = Streaming::new().backward(&problem, inputs, saved.as_ref(), g).unwrap().0;
+        let dq = gradients.q.data();
+        assert!(dq[4..8].iter().all(|x| x.is_nan()), "the derivative of that row is not plausible");
+        assert!(dq[..4].iter().all(|x| x.is_finite()));
+        // Every key takes part in that row.
+        assert!(gradients.k.data().iter().chain(gradients.v.data()).all(|x| x.is_nan()), "{infinite}");
+    }
 }
 
 #[test]

@@ -146,7 +146,7 @@ impl<E: Operand> Rule<'_, E> {
         for (i, (mu, sum)) in mu.iter_mut().zip(sum.iter()).enumerate() {
             // A row that sees nothing has no probabilities to sum.
             let mut factor = if *sum == zero { one } else { one / *sum };
-            let blind = lse[i].to_f64() == f64::NEG_INFINITY;
+            let blind = lse[i].to_f64().is_infinite();
             if blind && self.policy.sees_a_key(head, queries.start + i) {
                 // Whoever saved this lse was wrong, and its derivatives are NaN rather than plausible.
                 factor = E::Acc::from_f64(f64::NAN);

@@ -15,11 +15,13 @@
 //!
 //! Every row statistic of the second order is known before its sweep starts: `lse` from the forward, μ
 //! from the JVP, δ and δ′ from G, G′, O and O′. So it is one sweep of the shape of a backward, whatever
-//! G and G′ are. Products of an absent direction are not computed.
+//! G and G′ are. Products of an absent direction are not computed. Two things cost a sweep more: row
+//! statistics where O is rounded to f16 or bf16 or some |lse| is large (`row_statistics`), and each
+//! gradient of a bias that is wanted.
 //!
 //! Tasks and the order of every sum are functions of the problem: the bits do not depend on the number
 //! of threads. After the first call on its threads an `_into` call allocates nothing, except to copy
-//! operands whose rows overlap.
+//! operands whose rows overlap, and for a list of scratch in pools of more than 128 threads.
 
 // Vector code must melt into the function that pulp compiles for an instruction set; otherwise every
 // operation is a call that passes registers through memory.
@@ -62,7 +64,7 @@ impl Streaming {
     }
 }
 
-/// Widened operands of the JVP: Q, K, V and their tangents, and O where it is exact enough to be used.
+/// Widened operands of the JVP: Q, K, V and their tangents. O is used in place or not at all.
 fn jvp_widened_bytes<E: Operand>(problem: &Problem) -> usize {
     let shape = problem.shape();
     2 * [shape.q(), shape.k(), shape.v()].map(E::widened_bytes).iter().sum::<usize>()

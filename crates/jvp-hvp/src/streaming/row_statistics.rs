@@ -68,11 +68,11 @@ pub(super) fn fill<E: Operand>(
 ) {
     match outputs {
         Some(outputs) if !needs_sweep::<E>(lse) => {
-            from_outputs(maker, outputs, [factor, delta, delta_tangent]);
+            from_outputs(maker, outputs, [&mut *factor, delta, delta_tangent]);
         }
-        _ => from_tiles(maker, [lse, mu], [factor, delta, delta_tangent], slots),
+        _ => from_tiles(maker, [lse, mu], [&mut *factor, delta, delta_tangent], slots),
     }
-    distrust_blind_rows(&maker.problem.shape(), maker.policy, lse, delta);
+    distrust_blind_rows(&maker.problem.shape(), maker.policy, lse, factor);
 }
 
 fn from_outputs<E: Operand>(

@@ -204,7 +204,7 @@ impl<E: Operand> CotangentTiles<E::Acc> for BiasTiles<'_, E> {
         queries: Range<usize>,
         keys: Range<usize>,
         scratch: &'s mut [E::Acc],
-    ) -> Option<(&'s [E::Acc], usize)> {
+    ) -> Option<(&'s mut [E::Acc], usize)> {
         let block = self.maker.block(head, queries.clone(), keys)?;
         let rows = self.statistics.of(&self.shape(), head, queries);
         let tile = self.maker.make(&block, rows, Weights::Kept, scratch);

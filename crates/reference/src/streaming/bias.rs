@@ -24,14 +24,15 @@ pub trait CotangentTiles<A>: Sync {
     /// Real keys of a batch entry.
     fn key_length(&self, batch: usize) -> usize;
 
-    /// The tile of these queries and keys, and the stride of its rows; `None` when no query sees a key.
+    /// The tile of these queries and keys, which is the caller's to change, and the stride of its rows;
+    /// `None` when no query sees a key.
     fn tile<'s>(
         &self,
         head: [usize; 2],
         queries: Range<usize>,
         keys: Range<usize>,
         scratch: &'s mut [A],
-    ) -> Option<(&'s [A], usize)>;
+    ) -> Option<(&'s mut [A], usize)>;
 }
 
 /// Overwrites `dbias`, packed, of shape `bias`, with the sum of all tiles.
@@ -65,6 +66,16 @@ fn block(index: usize, step: usize, end: usize) -> Range<usize> {
     index * step..end.min((index + 1) * step)
 }
 
+/// Adds the rows of a tile to its first one.
+fn sum_into_first_row<A: Vector>(tile: &mut [A], stride: usize, rows: usize, columns: usize) {
+    let (first, others) = tile.split_at_mut(stride);
+    for row in others.chunks(stride).take(rows - 1) {
+        for (sum, x) in first[..columns].iter_mut().zip(row) {
+            *sum += *x;
+        }
+    }
+}
+
 /// What one task owns.
 struct Piece {
     bias: [usize; 4],
@@ -88,7 +99,14 @@ impl Piece {
                     for keys in blocks(self.keys.start..key_end, keys_step) {
                         let tile = tiles.tile([batch, head], queries.clone(), keys.clone(), scratch);
                         let Some((tile, stride)) = tile else { continue };
-                        for (i, ds) in queries.clone().zip(tile.chunks(stride)) {
+                        // Where all queries add to one row, the tile's own sum first: over a long sweep
+                        // one addition for each query would be one naive sum.
+                        let broadcast = self.bias[2] == 1;
+                        if broadcast {
+                            sum_into_first_row(tile, stride, queries.len(), keys.len());
+                        }
+                        let rows = queries.clone().take(if broadcast { 1 } else { queries.len() });
+                        for (i, ds) in rows.zip(tile.chunks(stride)) {
                             self.add_row(i, keys.clone(), &ds[..keys.len()], dbias);
                         }
                     }

@@ -142,7 +142,7 @@ impl<E: Operand> CotangentTiles<E::Acc> for BackwardTiles<'_, E> {
         queries: Range<usize>,
         keys: Range<usize>,
         scratch: &'s mut [E::Acc],
-    ) -> Option<(&'s [E::Acc], usize)> {
+    ) -> Option<(&'s mut [E::Acc], usize)> {
         let rows = self.statistics.of(&self.shape(), head, queries.clone());
         let tile = self.maker.make(head, queries, keys, rows, Weights::Kept, scratch)?;
         Some((tile.ds, tile.stride))

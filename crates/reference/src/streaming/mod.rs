@@ -16,7 +16,8 @@
 //! packed scratch first; both are of the size of the operands. `workspace_bytes` does not know the
 //! layout of a call's outputs and reserves that scratch for every call; the system gives memory to
 //! what is touched. After the first call on its threads, an `_into` call allocates nothing; the one
-//! exception are operands whose rows overlap, which are copied apart.
+//! exceptions are operands whose rows overlap, which are copied apart, and pools of more than 128
+//! threads, whose list of scratch is one.
 
 // Vector code must melt into the function that pulp compiles for an instruction set; otherwise every
 // operation is a call that passes registers through memory.
@@ -183,7 +184,7 @@ where
         } else {
             row_statistics::from_output(&shape, g, E::widen(saved.output, &mut arena), factor, delta);
         }
-        row_statistics::distrust_blind_rows(&shape, &policy, lse, delta);
+        row_statistics::distrust_blind_rows(&shape, &policy, lse, factor);
         let statistics = softmax::RowStatistics { lse, factor, delta };
 
         let mut dq = Target::<E>::new(gradients.q, &mut arena);

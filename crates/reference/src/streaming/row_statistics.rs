@@ -104,22 +104,23 @@ pub(super) fn from_tiles<E: Operand>(
     });
 }
 
-/// A row that sees keys cannot have an lse of `-inf`: whoever saved it was wrong, and its derivatives
-/// are NaN rather than plausible.
+/// A row that sees keys cannot have an infinite lse: whoever saved it was wrong, and with a factor of
+/// NaN everything that the row takes part in is NaN rather than plausible.
 pub fn distrust_blind_rows<E: Operand>(
     shape: &Shape,
     policy: &Policy<'_, E>,
     lse: &[E::Acc],
-    delta: &mut [E::Acc],
+    factor: &mut [E::Acc],
 ) {
-    for (at, (lse, delta)) in lse.iter().zip(delta).enumerate() {
-        if lse.to_f64() == f64::NEG_INFINITY {
-            let (head, row) = (at / shape.t, at % shape.t);
-            if policy.sees_a_key([head / shape.heads_q, head % shape.heads_q], row) {
-                *delta = E::Acc::from_f64(f64::NAN);
+    let t = shape.t.max(1);
+    factor.par_chunks_mut(t).zip(lse.par_chunks(t)).enumerate().for_each(|(head, (factor, lse))| {
+        let head = [head / shape.heads_q, head % shape.heads_q];
+        for (row, (lse, factor)) in lse.iter().zip(factor).enumerate() {
+            if lse.to_f64().is_infinite() && policy.sees_a_key(head, row) {
+                *factor = E::Acc::from_f64(f64::NAN);
             }
         }
-    }
+    });
 }
 
 /// Elements of the two constant statistics.
