@@ -35,8 +35,9 @@ impl Compiled {
     }
 }
 
-/// Options that every kernel is compiled with: the language, and a report of what it needs.
-const OPTIONS: [&str; 2] = ["--std=c++17", "--ptxas-options=-v"];
+/// Options that every kernel is compiled with: the language, a report of what it needs, and no cache of
+/// the compiler's own: where a driver is present it would answer a second time without a report.
+const OPTIONS: [&str; 3] = ["--std=c++17", "--ptxas-options=-v", "--no-cache"];
 
 impl Compiler {
     /// Finds NVRTC.
