@@ -1,0 +1,97 @@
+//! Memory of a device, and copies between it and the host.
+//!
+//! Allocation, copies and release go to the device's stream, in order: memory that is released while a
+//! kernel still reads it is given to nobody before that kernel is done.
+#![allow(unsafe_code)] // the driver is a C library; each block says why it is sound
+
+use cudarc::driver::sys::{CUdeviceptr, CUresult};
+use cudarc::driver::{DriverError, result};
+
+use crate::device::check;
+use crate::{Device, Error, Result};
+
+/// Bytes on a device, released when it goes.
+#[derive(Debug)]
+pub(crate) struct Buffer {
+    device: Device,
+    pointer: CUdeviceptr,
+    bytes: usize,
+}
+
+impl Buffer {
+    /// Memory with whatever is in it.
+    pub(crate) fn new(device: &Device, bytes: usize) -> Result<Self> {
+        let stream = device.stream()?;
+        let pointer = match bytes {
+            0 => 0,
+            // SAFETY: the stream belongs to the context that `stream` made current.
+            _ => match unsafe { result::malloc_async(stream, bytes) } {
+                Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                    let (free, total) = device.memory()?;
+                    return Err(Error::OutOfMemory { bytes, free, total });
+                }
+                outcome => check("cuMemAllocAsync", outcome)?,
+            },
+        };
+        Ok(Self { device: device.clone(), pointer, bytes })
+    }
+
+    /// Its address; 0 when it is empty.
+    pub(crate) fn pointer(&self) -> CUdeviceptr {
+        self.pointer
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Sets every byte.
+    pub(crate) fn fill(&mut self, byte: u8) -> Result<()> {
+        if self.bytes == 0 {
+            return Ok(());
+        }
+        let stream = self.device.stream()?;
+        // SAFETY: the memory is this buffer's own, and nobody else may hold it while it is borrowed.
+        check("cuMemsetD8Async", unsafe { result::memset_d8_async(self.pointer, byte, self.bytes, stream) })
+    }
+
+    /// Copies from the host; the bytes may be dropped when this returns.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        assert_eq!(bytes.len(), self.bytes, "as many bytes as the buffer has");
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let stream = self.device.stream()?;
+        // SAFETY: both sides have this many bytes, and the host's live until the stream is done with them.
+        check("cuMemcpyHtoDAsync", unsafe { result::memcpy_htod_async(self.pointer, bytes, stream) })?;
+        self.device.synchronize()
+    }
+}
+
+/// Copies to the host from an address of a device.
+///
+/// # Safety
+/// The address must be that of as many bytes of live memory on the device as are asked for.
+pub(crate) unsafe fn read(device: &Device, pointer: CUdeviceptr, bytes: &mut [u8]) -> Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let stream = device.stream()?;
+    // SAFETY: the caller vouches for the device's side, the slice for the host's; both live until the
+    // stream is done.
+    check("cuMemcpyDtoHAsync", unsafe { result::memcpy_dtoh_async(bytes, pointer, stream) })?;
+    device.synchronize()
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.pointer == 0 {
+            return;
+        }
+        if let Ok(stream) = self.device.stream() {
+            // SAFETY: allocated by `new` on this stream and released here only. A device that is lost
+            // has lost the memory too, so what this says no longer matters.
+            let _ = unsafe { result::free_async(self.pointer, stream) };
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! A CUDA device: its context, one stream, and its memory pool.
+//!
+//! Everything that is done on a [`Device`] goes to one stream, in order. So memory needs no events to
+//! guard it: what is freed is freed after the last call that reads it. cudarc's event tracking, which
+//! would make two events for each allocation and forbid the capture of graphs, is turned off.
+#![allow(unsafe_code)] // the driver is a C library; each block says why it is sound
+
+use std::fmt;
+use std::sync::Arc;
+
+use cudarc::driver::sys::{self, CUmemPool_attribute, CUresult};
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
+
+use crate::{Architecture, Error, Result};
+
+/// The oldest driver that loads what NVRTC 13 makes.
+const DRIVER: u32 = 13_000;
+/// The oldest architecture that the kernels are written for.
+const OLDEST: Architecture = Architecture::SM_80;
+
+/// An open device. Copies of it are the same device.
+#[derive(Clone)]
+pub struct Device(Arc<Inner>);
+
+struct Inner {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    name: String,
+    architecture: Architecture,
+    driver: u32,
+}
+
+/// Turns the driver's answer into an error that names the call.
+pub(crate) fn check<T>(call: &'static str, outcome: Result<T, DriverError>) -> Result<T> {
+    outcome.map_err(|error| Error::Driver { call, code: format!("{:?}", error.0) })
+}
+
+impl Device {
+    /// Devices of this machine.
+    pub fn count() -> Result<usize> {
+        start()?;
+        let count = check("cuDeviceGetCount", result::device::get_count())?;
+        Ok(usize::try_from(count).unwrap_or(0))
+    }
+
+    /// Opens a device by its number.
+    pub fn open(ordinal: usize) -> Result<Self> {
+        let count = Self::count()?;
+        if ordinal >= count {
+            return Err(Error::NoSuchDevice { ordinal, count });
+        }
+        let driver = driver_version()?;
+        if driver < DRIVER {
+            return Err(Error::OldDriver { found: driver, needed: DRIVER });
+        }
+        let context = check("cuDevicePrimaryCtxRetain", CudaContext::new(ordinal))?;
+        // SAFETY: all work and all memory of this context go to one stream, in order.
+        unsafe { context.disable_event_tracking() };
+        let name = check("cuDeviceGetName", context.name())?;
+        let (major, minor) = check("cuDeviceGetAttribute", context.compute_capability())?;
+        let number = |n: i32| u32::try_from(n).unwrap_or(0);
+        let architecture = Architecture::of_capability(number(major), number(minor));
+        if architecture.number < OLDEST.number {
+            return Err(Error::OldDevice { name, found: architecture, needed: OLDEST });
+        }
+        keep_freed_memory(ordinal)?;
+        let stream = check("cuStreamCreate", context.new_stream())?;
+        tracing::debug!(%name, %architecture, driver, "opened a device");
+        Ok(Self(Arc::new(Inner { context, stream, name, architecture, driver })))
+    }
+
+    /// The name that the driver gives it.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// What kernels are compiled for.
+    pub fn architecture(&self) -> Architecture {
+        self.0.architecture
+    }
+
+    /// The driver's version, as 1000 times the major number plus 10 times the minor one.
+    pub fn driver(&self) -> u32 {
+        self.0.driver
+    }
+
+    /// Bytes of memory that are free, and all of them. What the pool keeps counts as used.
+    pub fn memory(&self) -> Result<(usize, usize)> {
+        check("cuMemGetInfo", self.0.context.mem_get_info())
+    }
+
+    /// Waits for everything that was asked of this device.
+    pub fn synchronize(&self) -> Result<()> {
+        check("cuStreamSynchronize", self.0.stream.synchronize())
+    }
+
+    /// The stream that everything goes to, with the context made current on this thread.
+    pub(crate) fn stream(&self) -> Result<sys::CUstream> {
+        check("cuCtxSetCurrent", self.0.context.bind_to_thread())?;
+        Ok(self.0.stream.cu_stream())
+    }
+}
+
+impl PartialEq for Device {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Device({}, {})", self.0.name, self.0.architecture)
+    }
+}
+
+/// Finds the driver and starts it.
+fn start() -> Result<()> {
+    // SAFETY: looks for the library and calls nothing in it.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Error::NoDriver);
+    }
+    match result::init() {
+        Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => Err(Error::NoSuchDevice { ordinal: 0, count: 0 }),
+        outcome => check("cuInit", outcome),
+    }
+}
+
+fn driver_version() -> Result<u32> {
+    let mut version = 0;
+    // SAFETY: the library is there, and the pointer is to a live integer.
+    check("cuDriverGetVersion", unsafe { sys::cuDriverGetVersion(&raw mut version) }.result())?;
+    Ok(u32::try_from(version).unwrap_or(0))
+}
+
+/// By default the pool gives freed memory back to the system at every synchronisation, and every
+/// allocation after it is slow. It keeps all of it from here on.
+fn keep_freed_memory(ordinal: usize) -> Result<()> {
+    let device = check("cuDeviceGet", result::device::get(i32::try_from(ordinal).unwrap_or(i32::MAX)))?;
+    // SAFETY: the device exists.
+    let pool = check("cuDeviceGetDefaultMemPool", unsafe { result::device::get_default_mem_pool(device) })?;
+    let mut threshold = u64::MAX;
+    let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: this attribute is 64 bits wide, and the pointer is to 64 live bits.
+    let outcome = unsafe { result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast()) };
+    check("cuMemPoolSetAttribute", outcome)
+}

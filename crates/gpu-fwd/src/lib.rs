@@ -1,0 +1,44 @@
+//! The CUDA runtime layer of theria.
+//!
+//! Nothing of CUDA is needed to build this crate, and nothing panics where it is missing: the driver and
+//! the run-time compiler are looked for when they are first asked for, and their absence is an [`Error`]
+//! that says what to do.
+//!
+//! - [`Device`] is an open device: its context, one stream, its memory pool.
+//! - [`Cuda`] is its memory: tensors, views and scratch, as every backend's [`Storage`] has them.
+//! - [`Compiler`] is NVRTC: source and options in, a cubin and what the assembler said of it out. It needs
+//!   no GPU.
+//! - [`CubinCache`] keeps cubins on disk, under a hash of everything that decided them.
+//! - [`Report`] reads registers, spills and shared memory from what the assembler said.
+//!
+//! [`Storage`]: theria_contract::Storage
+//!
+//! ```
+//! use theria_gpu_fwd::{Architecture, Compiler, Error};
+//!
+//! match Compiler::open() {
+//!     Ok(compiler) => {
+//!         let made = compiler.compile("extern \"C\" __global__ void nothing() {}", Architecture::SM_90A, &[])?;
+//!         assert_eq!(made.report()[0].kernel, "nothing");
+//!     }
+//!     Err(error) => assert!(matches!(error, Error::NoCompiler)),
+//! }
+//! # Ok::<(), Error>(())
+//! ```
+
+mod architecture;
+mod buffer;
+mod cache;
+mod compiler;
+mod device;
+mod error;
+mod report;
+mod storage;
+
+pub use architecture::Architecture;
+pub use cache::{CubinCache, Key, Origin};
+pub use compiler::{Compiled, Compiler};
+pub use device::Device;
+pub use error::{Error, Result};
+pub use report::Report;
+pub use storage::{Cuda, CudaTensor, CudaView, CudaViewMut, CudaWorkspace};

@@ -1,0 +1,139 @@
+//! Tensors on a device: the [`Storage`] of every CUDA backend.
+
+use std::marker::PhantomData;
+
+use cudarc::driver::sys::CUdeviceptr;
+use theria_contract::{Element, Host, Layout, Result, Scalar, Storage, Tensor, TensorView};
+
+use crate::buffer::{self, Buffer};
+use crate::{Device, Error};
+
+/// The memory of one device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cuda {
+    device: Device,
+}
+
+impl Cuda {
+    /// The memory of this device.
+    pub fn new(device: Device) -> Self {
+        Self { device }
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+}
+
+/// A tensor on a device.
+#[derive(Debug)]
+pub struct CudaTensor<T> {
+    memory: Buffer,
+    layout: Layout,
+    element: PhantomData<T>,
+}
+
+/// A view of a tensor on a device.
+#[derive(Clone, Copy, Debug)]
+pub struct CudaView<'a, T> {
+    pointer: CUdeviceptr,
+    layout: Layout,
+    memory: PhantomData<&'a T>,
+}
+
+/// A view of a tensor on a device that may be written.
+#[derive(Debug)]
+pub struct CudaViewMut<'a, T> {
+    pointer: CUdeviceptr,
+    layout: Layout,
+    memory: PhantomData<&'a mut T>,
+}
+
+/// Scratch on a device.
+#[derive(Debug)]
+pub struct CudaWorkspace {
+    memory: Buffer,
+}
+
+/// An error of the device as one of the contract.
+fn of_device<T>(outcome: Result<T, Error>) -> Result<T> {
+    outcome.map_err(|error| theria_contract::Error::Backend { backend: "cuda", source: Box::new(error) })
+}
+
+impl Storage for Cuda {
+    type Tensor<T: Scalar> = CudaTensor<T>;
+    type View<'a, T: Scalar> = CudaView<'a, T>;
+    type ViewMut<'a, T: Scalar> = CudaViewMut<'a, T>;
+    type Workspace = CudaWorkspace;
+
+    fn allocate<T: Scalar>(&self, layout: Layout) -> Result<CudaTensor<T>> {
+        let mut memory = of_device(Buffer::new(&self.device, layout.span() * size_of::<T>()))?;
+        of_device(memory.fill(0))?;
+        Ok(CudaTensor { memory, layout, element: PhantomData })
+    }
+
+    fn workspace(&self, bytes: usize) -> Result<CudaWorkspace> {
+        Ok(CudaWorkspace { memory: of_device(Buffer::new(&self.device, bytes))? })
+    }
+
+    fn fill_workspace(&self, workspace: &mut CudaWorkspace, byte: u8) -> Result<()> {
+        of_device(workspace.memory.fill(byte))
+    }
+
+    fn workspace_bytes(workspace: &CudaWorkspace) -> usize {
+        workspace.memory.bytes()
+    }
+
+    fn upload<T: Scalar>(&self, tensor: &Tensor<T>) -> Result<CudaTensor<T>> {
+        let mut memory = of_device(Buffer::new(&self.device, size_of_val(tensor.data())))?;
+        of_device(memory.write(bytemuck::cast_slice(tensor.data())))?;
+        Ok(CudaTensor { memory, layout: tensor.layout(), element: PhantomData })
+    }
+
+    fn download<T: Scalar>(&self, view: CudaView<'_, T>) -> Result<Tensor<T>> {
+        let mut data = vec![T::default(); view.layout.span()];
+        // SAFETY: a view is made of a live tensor that has the span of its layout.
+        #[allow(unsafe_code)]
+        let outcome =
+            unsafe { buffer::read(&self.device, view.pointer, bytemuck::cast_slice_mut(&mut data)) };
+        of_device(outcome)?;
+        Ok(TensorView::new(&data, view.layout)?.to_tensor())
+    }
+
+    fn view<T: Scalar>(tensor: &CudaTensor<T>) -> CudaView<'_, T> {
+        CudaView { pointer: tensor.memory.pointer(), layout: tensor.layout, memory: PhantomData }
+    }
+
+    fn view_mut<T: Scalar>(tensor: &mut CudaTensor<T>) -> CudaViewMut<'_, T> {
+        CudaViewMut { pointer: tensor.memory.pointer(), layout: tensor.layout, memory: PhantomData }
+    }
+
+    fn reborrow<'a, T: Scalar>(view: &'a CudaViewMut<'_, T>) -> CudaView<'a, T> {
+        CudaView { pointer: view.pointer, layout: view.layout, memory: PhantomData }
+    }
+
+    fn reborrow_mut<'a, T: Scalar>(view: &'a mut CudaViewMut<'_, T>) -> CudaViewMut<'a, T> {
+        CudaViewMut { pointer: view.pointer, layout: view.layout, memory: PhantomData }
+    }
+
+    fn layout<T: Scalar>(view: &CudaView<'_, T>) -> Layout {
+        view.layout
+    }
+
+    fn layout_mut<T: Scalar>(view: &CudaViewMut<'_, T>) -> Layout {
+        view.layout
+    }
+
+    /// Counts on the host: a check is asked for by those who look for a mistake.
+    fn count_non_finite<E: Element>(
+        &self,
+        view: CudaView<'_, E>,
+        row_limits: Option<CudaView<'_, i32>>,
+        allow_neg_infinity: bool,
+    ) -> Result<usize> {
+        let tensor = self.download(view)?;
+        let limits = row_limits.map(|limits| self.download(limits)).transpose()?;
+        Host.count_non_finite(tensor.view(), limits.as_ref().map(Tensor::view), allow_neg_infinity)
+    }
+}
