@@ -16,7 +16,8 @@
 //! Every row statistic of the second order is known before its sweep starts: `lse` from the forward, μ
 //! from the JVP, δ and δ′ from G, G′, O and O′. So it is one sweep of the shape of a backward, whatever
 //! G and G′ are. Products of an absent direction are not computed. Two things cost a sweep more: row
-//! statistics where O is rounded to f16 or bf16 or some |lse| is large (`row_statistics`), and each
+//! statistics where O is rounded to f16 or bf16, or of a block of queries with a large |lse|
+//! (`row_statistics`), and each
 //! gradient of a bias that is wanted.
 //!
 //! Tasks and the order of every sum are functions of the problem: the bits do not depend on the number

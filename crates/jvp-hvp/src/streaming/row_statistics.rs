@@ -58,51 +58,11 @@ impl<A> RowStatistics<'_, A> {
     }
 }
 
-/// Fills factor, δ and δ′, all packed. `outputs` are O and O′, if their type is that of computation.
+/// Fills factor, δ and δ′, all packed. `outputs` are O and O′, if their type is that of computation. Each
+/// block of queries goes the light way or sweeps by itself: one large lse costs its own block a sweep.
 pub(super) fn fill<E: Operand>(
     maker: &TileMaker<'_, E>,
     outputs: Option<[TensorView<'_, E::Acc>; 2]>,
-    [lse, mu]: [&[E::Acc]; 2],
-    [factor, delta, delta_tangent]: [&mut [E::Acc]; 3],
-    slots: &Slots<'_, E::Acc>,
-) {
-    match outputs {
-        Some(outputs) if !needs_sweep::<E>(lse) => {
-            from_outputs(maker, outputs, [&mut *factor, delta, delta_tangent]);
-        }
-        _ => from_tiles(maker, [lse, mu], [&mut *factor, delta, delta_tangent], slots),
-    }
-    distrust_blind_rows(&maker.problem.shape(), maker.policy, lse, factor);
-}
-
-fn from_outputs<E: Operand>(
-    maker: &TileMaker<'_, E>,
-    [out, out_tangent]: [TensorView<'_, E::Acc>; 2],
-    [factor, delta, delta_tangent]: [&mut [E::Acc]; 3],
-) {
-    let arch = Arch::new();
-    let shape = maker.problem.shape();
-    let (g, g_tangent) = (maker.operands.g, maker.operands.g_tangent);
-    let t = shape.t.max(1);
-    let heads = delta.par_chunks_mut(t).zip(delta_tangent.par_chunks_mut(t)).zip(factor.par_chunks_mut(t));
-    heads.enumerate().for_each(|(head, ((delta, delta_tangent), factor))| {
-        factor.fill(E::Acc::from_f64(1.0));
-        let (b, h) = (head / shape.heads_q, head % shape.heads_q);
-        for (i, (delta, delta_tangent)) in delta.iter_mut().zip(delta_tangent).enumerate() {
-            let dot = |a: TensorView<'_, E::Acc>, o: TensorView<'_, E::Acc>| {
-                arch.dispatch(Dot { a: a.row(b, h, i), b: o.row(b, h, i) })
-            };
-            *delta = dot(g, out);
-            *delta_tangent = dot(g, out_tangent);
-            if let Some(g_tangent) = g_tangent {
-                *delta_tangent += dot(g_tangent, out);
-            }
-        }
-    });
-}
-
-fn from_tiles<E: Operand>(
-    maker: &TileMaker<'_, E>,
     [lse, mu]: [&[E::Acc]; 2],
     [factor, delta, delta_tangent]: [&mut [E::Acc]; 3],
     slots: &Slots<'_, E::Acc>,
@@ -119,13 +79,41 @@ fn from_tiles<E: Operand>(
             .zip(delta.par_chunks_mut(rows_step))
             .zip(delta_tangent.par_chunks_mut(rows_step));
         let pieces = made.zip(lse.par_chunks(rows_step).zip(mu.par_chunks(rows_step))).enumerate();
-        pieces.with_max_len(1).for_each(|(block, (((factor, delta), delta_tangent), (lse, mu)))| {
+        pieces.for_each(|(block, (((factor, delta), delta_tangent), (lse, mu)))| {
             let start = block * rows_step;
-            slots.with(|scratch| {
-                sum_tiles(maker, head, start, [lse, mu], [factor, delta, delta_tangent], scratch);
-            });
+            let statistics = [factor, delta, delta_tangent];
+            match outputs {
+                Some(outputs) if !needs_sweep::<E>(lse) => {
+                    from_outputs(maker, head, start, outputs, statistics);
+                }
+                _ => slots.with(|scratch| sum_tiles(maker, head, start, [lse, mu], statistics, scratch)),
+            }
         });
     });
+    distrust_blind_rows(&shape, maker.policy, lse, factor);
+}
+
+/// δ and δ′ of one block of queries; the factor is one.
+fn from_outputs<E: Operand>(
+    maker: &TileMaker<'_, E>,
+    [batch, head]: [usize; 2],
+    start: usize,
+    [out, out_tangent]: [TensorView<'_, E::Acc>; 2],
+    [factor, delta, delta_tangent]: [&mut [E::Acc]; 3],
+) {
+    let arch = Arch::new();
+    let (g, g_tangent) = (maker.operands.g, maker.operands.g_tangent);
+    factor.fill(E::Acc::from_f64(1.0));
+    for (i, (delta, delta_tangent)) in (start..).zip(delta.iter_mut().zip(delta_tangent)) {
+        let dot = |a: TensorView<'_, E::Acc>, o: TensorView<'_, E::Acc>| {
+            arch.dispatch(Dot { a: a.row(batch, head, i), b: o.row(batch, head, i) })
+        };
+        *delta = dot(g, out);
+        *delta_tangent = dot(g, out_tangent);
+        if let Some(g_tangent) = g_tangent {
+            *delta_tangent += dot(g_tangent, out);
+        }
+    }
 }
 
 /// The sums of one block of queries.

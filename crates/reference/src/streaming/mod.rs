@@ -161,7 +161,6 @@ where
         Cotangent(gradients): Cotangent<Qkv<TensorViewMut<'_, E>>>,
         workspace: &mut Workspace,
     ) -> Result<()> {
-        let shape = problem.shape();
         let mut arena = workspace.arena();
         let [q, k, v, g] = [inputs.q, inputs.k, inputs.v, g].map(Apart::new);
         let g = E::widen(g.view(), &mut arena);
@@ -179,12 +178,8 @@ where
         let lse = operand::packed_rows(saved.lse, &mut arena);
         let factor = arena.take::<E::Acc>(lse.len());
         let delta = arena.take::<E::Acc>(lse.len());
-        if row_statistics::needs_sweep::<E>(lse) {
-            row_statistics::from_tiles(&maker, lse, factor, delta, &slots);
-        } else {
-            row_statistics::from_output(&shape, g, E::widen(saved.output, &mut arena), factor, delta);
-        }
-        row_statistics::distrust_blind_rows(&shape, &policy, lse, factor);
+        let output = E::IN_PLACE.then(|| E::widen(saved.output, &mut arena));
+        row_statistics::fill(&maker, output, lse, factor, delta, &slots);
         let statistics = softmax::RowStatistics { lse, factor, delta };
 
         let mut dq = Target::<E>::new(gradients.q, &mut arena);
