@@ -340,3 +340,28 @@ fn a_cotangent_tangent_that_is_lost_in_the_second_order_proves_nothing() {
         assert!(matches!(verdict(&claim, 1e14), Verdict::Invalid(reason) if reason.contains("lost")));
     }
 }
+
+/// A function of which every number is the same.
+struct Same {
+    outputs: usize,
+    number: f64,
+}
+
+impl Claim for Same {
+    type Error = Infallible;
+    fn outputs(&self) -> usize {
+        self.outputs
+    }
+    fn value(&self, _x: &[f64]) -> Answer {
+        Ok(vec![self.number; self.outputs])
+    }
+}
+
+#[test]
+fn what_is_not_finite_or_not_there_repeats_without_a_proof() {
+    let verdict =
+        |outputs, number| Proof::Repeatability.run(&Same { outputs, number }, &Point::random(2, 1)).verdict;
+    assert!(verdict(3, 1.0).is_passed());
+    assert_eq!(verdict(3, f64::NAN), Verdict::Invalid("the value is not finite".into()));
+    assert_eq!(verdict(0, 1.0), Verdict::Invalid("there is no output".into()));
+}
