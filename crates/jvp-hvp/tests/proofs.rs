@@ -1,8 +1,9 @@
 //! Every proof of the exact backend, for many seeds and problems, and of what it must reject.
 
 use theria_contract::{Attention, Causal, Checks, DType, Host, Problem, Tensor, Window};
-use theria_jvp_hvp::Dense;
 use theria_jvp_hvp::proof::{AttentionClaim, Finding, Proof, Verdict, examine, examine_against};
+use theria_jvp_hvp::variant::{Variant, Varied};
+use theria_jvp_hvp::{Dense, Streaming};
 
 const SEEDS: std::ops::Range<u64> = 0..24;
 
@@ -106,5 +107,72 @@ fn attention_over_a_single_key_is_linear_in_v_and_its_curvature_proves_nothing()
     assert!(verdict(Proof::ValueOrder).is_passed() && verdict(Proof::Adjoint).is_passed());
     for proof in [Proof::JvpOrder, Proof::SecondOrder, Proof::Symmetry] {
         assert!(matches!(verdict(proof), Verdict::Invalid(_)), "{proof:?}: {:?}", verdict(proof));
+    }
+}
+
+/// Biases that a row does not see, a row that sees one key, and a single key: derivatives that are
+/// zero, of which a backend gives rounding.
+fn with_zeros() -> Vec<Problem> {
+    let builder = |keys| Problem::builder(DType::F64).heads(2, 2).lengths(5, keys).head_dims(8, 8);
+    vec![
+        builder(5).bias([1, 2, 5, 1]).build().unwrap(),
+        builder(5).bias([1, 1, 1, 1]).build().unwrap(),
+        builder(5).bias([1, 2, 1, 1]).build().unwrap(),
+        builder(5).causal(Causal::TopLeft).bias([1, 2, 5, 5]).build().unwrap(),
+        builder(1).build().unwrap(),
+        builder(1).bias([1, 2, 5, 1]).build().unwrap(),
+    ]
+}
+
+fn never_failed<A: Attention<f64, Storage = Host>>(attention: &A, name: &str) {
+    let oracle = Dense::new();
+    for problem in with_zeros() {
+        let (claim, oracle) = (claim(attention, &problem), claim(&oracle, &problem));
+        for seed in SEEDS {
+            let findings = examine_against(&claim, &oracle, &claim.point(seed));
+            for finding in &findings {
+                assert!(!finding.verdict.is_failed(), "{name}, seed {seed} of {problem:?}: {finding}");
+            }
+            // Nor are they excused: what has a value is proved.
+            for proof in [Proof::Adjoint, Proof::Linearity, Proof::CotangentTangent, Proof::Agreement] {
+                let finding = findings.iter().find(|finding| finding.proof == proof).unwrap();
+                assert!(finding.verdict.is_passed(), "{name}, seed {seed} of {problem:?}: {finding}");
+            }
+        }
+    }
+}
+
+#[test]
+fn right_backends_never_fail_where_a_derivative_is_zero() {
+    never_failed(&Dense::new(), "dense");
+    never_failed(&Streaming::new(), "streaming");
+}
+
+#[test]
+fn wrong_operators_are_still_caught_where_another_derivative_is_zero() {
+    for problem in with_zeros() {
+        // Over a single key dQ is zero and nothing is curved: only the first order can be wrong.
+        let variants: &[Variant] = if problem.shape().k()[2] == 1 {
+            &[Variant::ZeroJvp, Variant::NegatedJvp, Variant::MissingCotangentTangent]
+        } else {
+            &[
+                Variant::DqWrongBy1e4,
+                Variant::DqWrongBy1e6,
+                Variant::FrozenLse,
+                Variant::FrozenDelta,
+                Variant::FrozenStats,
+                Variant::NegatedJvp,
+                Variant::MissingCotangentTangent,
+            ]
+        };
+        for variant in variants {
+            let varied = Varied::new(*variant);
+            let claim = claim(&varied, &problem);
+            for seed in 0..4 {
+                let findings = examine(&claim, &claim.point(seed));
+                let caught = findings.iter().any(|finding| finding.verdict.is_failed());
+                assert!(caught, "{variant}, seed {seed} of {problem:?}");
+            }
+        }
     }
 }

@@ -3,7 +3,9 @@
 
 use std::convert::Infallible;
 
-use super::{Allowed, Answer, Claim, Detail, Finding, Gap, Point, Proof, Verdict, examine, examine_against};
+use super::{
+    Allowed, Answer, Block, Claim, Detail, Finding, Gap, Point, Proof, Verdict, examine, examine_against,
+};
 
 /// A function of one number, applied to sums of three neighbours so that H is not diagonal.
 type Scalar = fn(f64) -> f64;
@@ -243,4 +245,123 @@ fn a_finding_reads_as_a_sentence_and_carries_its_remainders() {
     assert_eq!(finding.to_string(), "order 2: JVP: passed, measured 2.0000, allowed 1.95 to 2.05");
     assert_eq!(finding.allowed, Allowed::Between(1.95, 2.05));
     assert!(matches!(finding.detail, Detail::Remainders(remainders) if remainders.steps.len() == 7));
+}
+
+/// f = scale · x entry by entry, with its derivatives scaled once more, and the rules that it has.
+#[derive(Clone)]
+struct Scaled {
+    scale: f64,
+    jvp: Option<f64>,
+    vjp: f64,
+    /// The last entry of the VJP, times this.
+    last: f64,
+    blocks: Vec<Block>,
+}
+
+impl Scaled {
+    fn right(scale: f64) -> Self {
+        Self { scale, jvp: Some(1.0), vjp: 1.0, last: 1.0, blocks: Vec::new() }
+    }
+}
+
+impl Claim for Scaled {
+    type Error = Infallible;
+    fn outputs(&self) -> usize {
+        4
+    }
+    fn value(&self, x: &[f64]) -> Answer {
+        Ok(x.iter().map(|x| self.scale * x).collect())
+    }
+    fn jvp(&self, _x: &[f64], v: &[f64]) -> Answer {
+        let factor = self.jvp.ok_or_else(|| Gap::not_claimed("JVP"))?;
+        Ok(v.iter().map(|v| factor * self.scale * v).collect())
+    }
+    fn vjp(&self, _x: &[f64], u: &[f64]) -> Answer {
+        let mut pulled: Vec<f64> = u.iter().map(|u| self.vjp * self.scale * u).collect();
+        pulled[3] *= self.last;
+        Ok(pulled)
+    }
+    fn blocks(&self) -> Vec<Block> {
+        self.blocks.clone()
+    }
+}
+
+fn against(claim: &Scaled, oracle: &Scaled) -> Finding {
+    Proof::Agreement.run_against(claim, oracle, &Point::random(4, 1))
+}
+
+#[test]
+fn derivatives_whose_squares_overflow_are_still_right_or_wrong() {
+    for scale in [1e160, 1e-200] {
+        let right = Scaled::right(scale);
+        let wrong = Scaled { jvp: Some(3.0), vjp: 2.0, ..right.clone() };
+        let adjoint = |claim: &Scaled| Proof::Adjoint.run(claim, &Point::random(4, 1)).verdict;
+        assert_eq!((adjoint(&right), against(&right, &right).verdict), (Verdict::Passed, Verdict::Passed));
+        assert_eq!((adjoint(&wrong), against(&wrong, &right).verdict), (Verdict::Failed, Verdict::Failed));
+    }
+    // At the end of the range the sizes themselves overflow, and nothing passes.
+    let beyond = Scaled::right(1e308);
+    for proof in [Proof::Adjoint, Proof::Linearity] {
+        assert!(!proof.run(&beyond, &Point::random(4, 1)).verdict.is_passed());
+    }
+}
+
+#[test]
+fn a_mistake_outside_of_every_block_is_caught_by_the_whole() {
+    let right = Scaled { blocks: vec![Block::new("most", 0..3)], ..Scaled::right(1.0) };
+    assert!(against(&right, &right).verdict.is_passed());
+    let finding = against(&Scaled { last: 7.0, ..right.clone() }, &right);
+    assert!(finding.verdict.is_failed());
+    assert!(finding.to_string().contains("the VJP, all inputs"), "{finding}");
+}
+
+#[test]
+fn an_oracle_without_a_rule_of_the_claim_passes_nothing_and_still_fails_what_it_sees() {
+    let right = Scaled::right(1.0);
+    let blind = Scaled { jvp: None, ..right.clone() };
+    let finding = against(&Scaled { jvp: Some(5.0), ..right.clone() }, &blind);
+    let reason = "the JVP is claimed, and the oracle has none";
+    assert_eq!(finding.verdict, Verdict::Invalid(reason.into()));
+    assert!(finding.to_string().ends_with("of the value, the VJP compared"), "{finding}");
+    assert!(against(&Scaled { vjp: 5.0, ..right.clone() }, &blind).verdict.is_failed());
+    // A rule that only the oracle has is not missed.
+    assert!(against(&blind, &right).verdict.is_passed());
+}
+
+#[test]
+fn a_cotangent_tangent_that_is_lost_in_the_second_order_proves_nothing() {
+    let right = Neighbours::right(SINE);
+    let ignored = Neighbours { cotangent_tangent: 0.0, ..right };
+    let verdict = |claim: &Neighbours, reach| {
+        Proof::CotangentTangent.run(claim, &Point::random(N, 1).with_reach(reach)).verdict
+    };
+    assert!(verdict(&right, 1.0).is_passed() && verdict(&ignored, 1.0).is_failed());
+    for claim in [right, ignored] {
+        assert!(matches!(verdict(&claim, 1e14), Verdict::Invalid(reason) if reason.contains("lost")));
+    }
+}
+
+/// A function of which every number is the same.
+struct Same {
+    outputs: usize,
+    number: f64,
+}
+
+impl Claim for Same {
+    type Error = Infallible;
+    fn outputs(&self) -> usize {
+        self.outputs
+    }
+    fn value(&self, _x: &[f64]) -> Answer {
+        Ok(vec![self.number; self.outputs])
+    }
+}
+
+#[test]
+fn what_is_not_finite_or_not_there_repeats_without_a_proof() {
+    let verdict =
+        |outputs, number| Proof::Repeatability.run(&Same { outputs, number }, &Point::random(2, 1)).verdict;
+    assert!(verdict(3, 1.0).is_passed());
+    assert_eq!(verdict(3, f64::NAN), Verdict::Invalid("the value is not finite".into()));
+    assert_eq!(verdict(0, 1.0), Verdict::Invalid("there is no output".into()));
 }

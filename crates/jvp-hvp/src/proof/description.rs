@@ -32,13 +32,15 @@ impl Proof {
                 name: "order 2: JVP",
                 identity: "‖f(x + hv) - f(x) - h J v‖ ~ h²",
                 allowed: order(2.0),
-                blind_to: "the VJP, the second order, and a JVP that is wrong by less than about 1e-4",
+                blind_to: "the VJP, the second order, and a JVP that is wrong by less than about 1e-4 of itself \
+                           (more, if f bends over less than the reach)",
             },
             Self::VjpOrder => Description {
                 name: "order 2: VJP",
                 identity: "φ(x + hv) - φ(x) - h ⟨Jᵀu, v⟩ ~ h²",
                 allowed: order(2.0),
-                blind_to: "the JVP, the second order, and a VJP that is wrong by less than about 1e-4",
+                blind_to: "the JVP, the second order, and a VJP that is wrong by less than about 1e-4 of itself \
+                           (more, if f bends over less than the reach)",
             },
             Self::SecondOrder => Description {
                 name: "order 3: φ",

@@ -10,11 +10,15 @@
 //! shifts every score of a row by the same amount, and a softmax does not see that. So J vanishes
 //! along such a shift, and each row of dBias and dBias′ sums to zero. A softmax whose statistics are
 //! held constant sees every shift.
+//!
+//! Of a row that sees one key, all of dBias is rounding: a product with w counts where its terms rise
+//! above the rounding of ‖w‖‖Jᵀu‖, and H where it rises above the rounding of Jᵀu.
 
 use super::finding::{Measured, Obstacle, Worst};
+use super::linearity::gradient_size;
 use super::point::Part;
 use super::vectors::{dot, norm, plus, size_of_dot};
-use super::{Claim, Point};
+use super::{Claim, Point, Proof};
 
 /// Random (u, v), and random combinations of the invariant directions.
 const DRAWS: u32 = 4;
@@ -25,7 +29,7 @@ pub(super) fn invariant<C: Claim + ?Sized>(claim: &C, point: &Point) -> Measured
     if invariant.is_empty() {
         return Err(Obstacle::NotApplicable("no invariant direction is named".into()));
     }
-    let mut worst = Worst::default();
+    let mut worst = Worst::of(Proof::Invariance);
     for index in 0..DRAWS {
         let factors = point.draw(Part::Combination, index, invariant.len());
         let shift = factors
@@ -39,23 +43,26 @@ pub(super) fn invariant<C: Claim + ?Sized>(claim: &C, point: &Point) -> Measured
 
         let pushed = [claim.jvp(&point.x, &shift), claim.jvp(&point.x, &v)];
         if let [Some(along), Some(elsewhere)] = both(pushed)? {
-            worst.take(norm(&along), norm(&elsewhere) * relative, || "J w".into());
+            let size = norm(&elsewhere) * relative;
+            worst.take(norm(&along), size, size, "J w");
         }
         if let [Some(pulled), _] = both([claim.vjp(&point.x, &u), Ok(Vec::new())])? {
-            orthogonal(&mut worst, &invariant, &pulled, "⟨w, Jᵀu⟩");
+            orthogonal(&mut worst, &invariant, &pulled, norm(&pulled), "⟨w, Jᵀu⟩");
         }
         let second = |v| claim.second_order(&point.x, v, &u, None);
         if let [Some(along), Some(elsewhere)] = both([second(&shift), second(&v)])? {
-            worst.take(norm(&along), norm(&elsewhere) * relative, || "H w".into());
-            orthogonal(&mut worst, &invariant, &elsewhere, "⟨w, H v⟩");
+            let size = norm(&elsewhere);
+            let scale = size + gradient_size(claim, point, &u)?;
+            worst.take(norm(&along), size * relative, scale * relative, "H w");
+            orthogonal(&mut worst, &invariant, &elsewhere, scale, "⟨w, H v⟩");
         }
     }
     Ok(worst.finish("every derivative is zero"))
 }
 
-fn orthogonal(worst: &mut Worst, invariant: &[Vec<f64>], vector: &[f64], place: &str) {
+fn orthogonal(worst: &mut Worst, invariant: &[Vec<f64>], vector: &[f64], scale: f64, place: &str) {
     for w in invariant {
-        worst.take(dot(w, vector).abs(), size_of_dot(w, vector), || place.into());
+        worst.take(dot(w, vector).abs(), size_of_dot(w, vector), norm(w) * scale, place);
     }
 }
 

@@ -1,7 +1,8 @@
 //! The same call twice gives the same bits.
 //!
 //! What is redrawn between calls (a dropout mask, say) has no derivative, and every other proof
-//! takes differences of calls.
+//! takes differences of calls. Numbers that are not finite, and none at all, repeat without saying
+//! anything: then the proof is invalid.
 
 use super::finding::{Detail, Measured, Measurement, Obstacle};
 use super::point::Part;
@@ -20,6 +21,9 @@ pub(super) fn repeats<C: Claim + ?Sized>(claim: &C, point: &Point) -> Measured {
         ("the second order", &|| claim.second_order(x, &v, &u, Some(&u_tangent))),
     ];
     let mut measurement = Measurement::new(0.0);
+    if claim.outputs() == 0 {
+        measurement.invalid = Some("there is no output".into());
+    }
     for (name, rule) in rules {
         match [rule(), rule()] {
             [Ok(first), Ok(again)] => {
@@ -28,6 +32,9 @@ pub(super) fn repeats<C: Claim + ?Sized>(claim: &C, point: &Point) -> Measured {
                     measurement.detail = Detail::Where(name.into());
                 }
                 measurement.measured += differing as f64;
+                if first.iter().any(|number| !number.is_finite()) {
+                    measurement.invalid.get_or_insert(format!("{name} is not finite"));
+                }
             }
             [Err(Gap::NotClaimed(_)), Err(Gap::NotClaimed(_))] => {}
             [Err(Gap::Failed(error)), _] | [_, Err(Gap::Failed(error))] => {
@@ -35,6 +42,9 @@ pub(super) fn repeats<C: Claim + ?Sized>(claim: &C, point: &Point) -> Measured {
             }
             _ => return Err(Obstacle::Invalid(format!("{name} is claimed only sometimes"))),
         }
+    }
+    if measurement.measured > 0.0 {
+        measurement.invalid = None;
     }
     Ok(measurement)
 }
