@@ -114,6 +114,11 @@ impl<E: Element> Operands<E> {
     }
 }
 
+/// Scratch of every rule.
+fn scratch<E: Element, B: Attention<E, Storage = Host>>(backend: &B, problem: &Problem) -> [Workspace; 4] {
+    Rule::ALL.map(|rule| Workspace::new(backend.workspace_bytes(problem, rule)))
+}
+
 /// What a call writes.
 pub(crate) struct Results<E: Element> {
     pub(crate) saved: SavedTensor<Host, E>,
@@ -137,13 +142,13 @@ impl<E: Element> Results<E> {
             gradients: gradients()?,
             saved_tangent: backend.allocate_saved(problem)?,
             gradient_tangents: gradients()?,
-            workspaces: Rule::ALL.map(|rule| Workspace::new(backend.workspace_bytes(problem, rule))),
+            workspaces: scratch(backend, problem),
         })
     }
 
     /// Scratch that no memory backs yet.
     pub(crate) fn forget_scratch<B: Attention<E, Storage = Host>>(&mut self, backend: &B, problem: &Problem) {
-        self.workspaces = Rule::ALL.map(|rule| Workspace::new(backend.workspace_bytes(problem, rule)));
+        self.workspaces = scratch(backend, problem);
     }
 
     /// O and lse into memory that exists.

@@ -19,11 +19,9 @@ use rayon::prelude::*;
 use theria_contract::{Element, Problem, Shape, TensorView};
 use theria_reference::streaming::Operand;
 use theria_reference::streaming::passes::MultiplyRows;
-use theria_reference::streaming::policy::{Policy, Tile};
+use theria_reference::streaming::policy::Policy;
 use theria_reference::streaming::slots::Slots;
-use theria_reference::streaming::tile::{
-    Tiles, blocks, even_block, matrix, matrix_mut, padded, product, rows,
-};
+use theria_reference::streaming::tile::{Tiles, blocks, even_block, matrix, matrix_mut, padded, product};
 
 use super::passes::{Centre, Push};
 use super::tangent_tile::{Block, Directed};
@@ -95,7 +93,7 @@ impl<E: Operand> Rule<'_, E> {
         let arch = pulp::Arch::new();
         let [batch, head_q] = head;
         let shape = self.problem.shape();
-        let (n, head_kv) = (queries.len(), shape.head_kv(head_q));
+        let n = queries.len();
         let [_, keys_step] = steps::<E::Acc>(&shape);
         let stride = padded::<E::Acc>(keys_step);
         let (sum, scratch) = scratch.split_at_mut(padded::<E::Acc>(n));
@@ -111,12 +109,9 @@ impl<E: Operand> Rule<'_, E> {
         }
 
         for keys in blocks(self.policy.keys(batch, queries.clone()), keys_step) {
-            let tile = self.policy.tile(batch, queries.clone(), keys.clone());
-            if tile == Tile::Hidden {
-                continue;
-            }
             let columns = keys.len();
-            let block = Block { policy: self.policy, head, head_kv, queries: queries.clone(), keys, tile };
+            let block = Block::seen(self.policy, &shape, head, queries.clone(), keys);
+            let Some(block) = block else { continue };
             self.operands.scores(self.problem, &block, scores, stride);
             let moved =
                 self.operands.scores_tangent(self.problem, &block, self.bias_tangent, scores_tangent, stride);
@@ -127,7 +122,7 @@ impl<E: Operand> Rule<'_, E> {
                 arch.dispatch(MultiplyRows { a: scores, b: z, stride, columns });
                 arch.dispatch(MultiplyRows { a: scores_tangent, b: z, stride, columns });
             }
-            let v = rows(self.operands.v, batch, head_kv, block.keys.clone());
+            let v = block.of_keys(self.operands.v);
             let weights = matrix(scores, n, columns, stride);
             let add = |target: &mut [E::Acc], weights, values| {
                 product(matrix_mut(target, n, shape.dv, shape.dv), Accum::Add, weights, values, one);
@@ -136,7 +131,7 @@ impl<E: Operand> Rule<'_, E> {
                 add(out, matrix(scores_tangent, n, columns, stride), v);
             }
             if let Some(v_tangent) = self.operands.v_tangent {
-                add(out, weights, rows(v_tangent, batch, head_kv, block.keys.clone()));
+                add(out, weights, block.of_keys(v_tangent));
             }
             if self.output.is_none() {
                 add(own_output, weights, v);

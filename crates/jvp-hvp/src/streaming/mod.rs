@@ -17,8 +17,7 @@
 //! from the JVP, δ and δ′ from G, G′, O and O′. So it is one sweep of the shape of a backward, whatever
 //! G and G′ are. Products of an absent direction are not computed. Two things cost a sweep more: row
 //! statistics where O is rounded to f16 or bf16, or of a block of queries with a large |lse|
-//! (`row_statistics`), and each
-//! gradient of a bias that is wanted.
+//! (`row_statistics`), and each gradient of a bias that is wanted.
 //!
 //! Tasks and the order of every sum are functions of the problem: the bits do not depend on the number
 //! of threads. After the first call on its threads an `_into` call allocates nothing, except to copy

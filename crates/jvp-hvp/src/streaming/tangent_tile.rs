@@ -53,7 +53,20 @@ pub(super) struct Block<'a, E: Operand> {
     pub(super) tile: Tile,
 }
 
-impl<E: Operand> Block<'_, E> {
+impl<'p, E: Operand> Block<'p, E> {
+    /// The tile of these queries and keys; `None` when no query sees a key.
+    pub(super) fn seen(
+        policy: &'p Policy<'p, E>,
+        shape: &Shape,
+        head: [usize; 2],
+        queries: Range<usize>,
+        keys: Range<usize>,
+    ) -> Option<Self> {
+        let tile = policy.tile(head[0], queries.clone(), keys.clone());
+        let head_kv = shape.head_kv(head[1]);
+        (tile != Tile::Hidden).then_some(Self { policy, head, head_kv, queries, keys, tile })
+    }
+
     /// The rows of an operand that belong to the queries.
     pub(super) fn of_queries<'a>(&self, operand: TensorView<'a, E::Acc>) -> MatRef<'a, E::Acc> {
         rows(operand, self.head[0], self.head[1], self.queries.clone())
@@ -171,9 +184,7 @@ impl<E: Operand> TileMaker<'_, E> {
         queries: Range<usize>,
         keys: Range<usize>,
     ) -> Option<Block<'_, E>> {
-        let tile = self.policy.tile(head[0], queries.clone(), keys.clone());
-        let head_kv = self.problem.shape().head_kv(head[1]);
-        (tile != Tile::Hidden).then_some(Block { policy: self.policy, head, head_kv, queries, keys, tile })
+        Block::seen(self.policy, &self.problem.shape(), head, queries, keys)
     }
 
     /// P ∘ Z, P′ ∘ Z (or P, P′), dS and dS′ of a tile, with the statistics of its rows.
