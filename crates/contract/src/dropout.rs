@@ -37,13 +37,18 @@ impl Dropout {
         1.0 / (1.0 - self.p)
     }
 
+    /// Words of the generator below this one drop their key.
+    pub fn threshold(&self) -> u32 {
+        // p < 1, so the product is below 2³².
+        (self.p * 4_294_967_296.0).floor() as u32
+    }
+
     /// The generator along one row of scores.
     pub fn row(&self, batch: usize, head_q: usize, row: usize) -> DropoutRow {
         DropoutRow {
             key: [self.seed as u32, (self.seed >> 32) as u32],
             counter: [row as u32, head_q as u32, batch as u32],
-            // p < 1, so the product is below 2³².
-            threshold: (self.p * 4_294_967_296.0).floor() as u32,
+            threshold: self.threshold(),
         }
     }
 }

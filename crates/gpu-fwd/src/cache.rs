@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use etcetera::BaseStrategy as _;
 use tempfile::NamedTempFile;
 
-use crate::{Architecture, Compiler, Error, Result};
+use crate::{Architecture, Compiler, Error, Result, Source};
 
 /// What a file of this cache starts with.
 const MAGIC: &[u8; 8] = b"THERIA01";
@@ -24,18 +24,22 @@ pub struct Key(blake3::Hash);
 
 impl Key {
     /// The key of a source under these options, for this architecture, by this compiler.
-    pub fn new(compiler: &Compiler, source: &str, architecture: Architecture, options: &[String]) -> Self {
+    pub fn new(compiler: &Compiler, source: Source, architecture: Architecture, options: &[String]) -> Self {
         Self::of(compiler.version(), source, architecture, options)
     }
 
-    fn of(version: (u32, u32), source: &str, architecture: Architecture, options: &[String]) -> Self {
+    fn of(version: (u32, u32), source: Source, architecture: Architecture, options: &[String]) -> Self {
         let mut hasher = blake3::Hasher::new();
         let mut part = |bytes: &[u8]| {
             // The length before each part: no two lists run together to the same bytes.
             hasher.update(&(bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
         };
-        part(source.as_bytes());
+        part(source.text.as_bytes());
+        for (name, text) in source.headers {
+            part(name.as_bytes());
+            part(text.as_bytes());
+        }
         part(&version.0.to_le_bytes());
         part(&version.1.to_le_bytes());
         for option in Compiler::options(architecture, options) {
@@ -125,8 +129,12 @@ fn content(file: &[u8]) -> Option<&[u8]> {
 mod tests {
     use super::*;
 
-    fn key(source: &str) -> Key {
-        Key::of((13, 0), source, Architecture::SM_90A, &[])
+    fn source(text: &'static str) -> Source {
+        Source { name: "test.cu", text, headers: &[] }
+    }
+
+    fn key(text: &'static str) -> Key {
+        Key::of((13, 0), source(text), Architecture::SM_90A, &[])
     }
 
     fn never() -> Result<Vec<u8>> {
@@ -150,10 +158,12 @@ mod tests {
         let keys = [
             key("a"),
             key("b"),
-            Key::of((13, 1), "a", Architecture::SM_90A, &[]),
-            Key::of((13, 0), "a", Architecture::SM_80, &[]),
-            Key::of((13, 0), "a", Architecture::SM_90A, &options("-DX=1")),
-            Key::of((13, 0), "a", Architecture::SM_90A, &[options("-DX"), options("=1")].concat()),
+            Key::of((13, 0), Source { headers: &[("h", "a")], ..source("a") }, Architecture::SM_90A, &[]),
+            Key::of((13, 0), Source { headers: &[("h", "b")], ..source("a") }, Architecture::SM_90A, &[]),
+            Key::of((13, 1), source("a"), Architecture::SM_90A, &[]),
+            Key::of((13, 0), source("a"), Architecture::SM_80, &[]),
+            Key::of((13, 0), source("a"), Architecture::SM_90A, &options("-DX=1")),
+            Key::of((13, 0), source("a"), Architecture::SM_90A, &[options("-DX"), options("=1")].concat()),
         ];
         for (i, a) in keys.iter().enumerate() {
             assert!(keys[..i].iter().all(|b| a != b), "key {i}");

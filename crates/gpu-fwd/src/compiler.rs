@@ -10,7 +10,7 @@ use std::ffi::{CString, c_char, c_int};
 use cudarc::nvrtc::sys::{self, nvrtcProgram, nvrtcResult};
 
 use crate::report::Report;
-use crate::{Architecture, Error, Result};
+use crate::{Architecture, Error, Result, Source};
 
 /// The run-time compiler of this machine.
 #[derive(Clone, Debug)]
@@ -77,8 +77,13 @@ impl Compiler {
         all
     }
 
-    /// Compiles a whole source: no file is read beside it.
-    pub fn compile(&self, source: &str, architecture: Architecture, options: &[String]) -> Result<Compiled> {
+    /// Compiles a source with its headers: no file is read beside them.
+    pub fn compile(
+        &self,
+        source: Source,
+        architecture: Architecture,
+        options: &[String],
+    ) -> Result<Compiled> {
         if !self.architectures.contains(&architecture.number) {
             let (known, version) = (self.architectures.clone(), self.version);
             return Err(Error::UnknownArchitecture { architecture, known, version });
@@ -86,14 +91,19 @@ impl Compiler {
         let c_string = |text: &str, what: &str| {
             CString::new(text).map_err(|_| Error::ZeroByte { what: what.to_owned() })
         };
-        let source = c_string(source, "the source")?;
+        let text = c_string(source.text, "the source")?;
+        let name = c_string(source.name, "the name of the source")?;
+        let header = |part: fn(&(&'static str, &'static str)) -> &'static str| {
+            source.headers.iter().map(|header| c_string(part(header), "a header")).collect::<Result<Vec<_>>>()
+        };
+        let (names, texts) = (header(|header| header.0)?, header(|header| header.1)?);
         let options: Vec<CString> = Self::options(architecture, options)
             .iter()
             .map(|option| c_string(option, &format!("the option {option:?}")))
             .collect::<Result<_>>()?;
         let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
 
-        let program = Program::new(&source)?;
+        let program = Program::new(&text, &name, &names, &texts)?;
         // SAFETY: the program lives, and so do the strings that the list points to.
         let outcome =
             unsafe { sys::nvrtcCompileProgram(program.0, options.len() as c_int, options.as_ptr()) };
@@ -116,12 +126,20 @@ fn check(call: &'static str, outcome: nvrtcResult) -> Result<()> {
 struct Program(nvrtcProgram);
 
 impl Program {
-    fn new(source: &CString) -> Result<Self> {
+    fn new(text: &CString, name: &CString, names: &[CString], texts: &[CString]) -> Result<Self> {
         let mut program = std::ptr::null_mut();
-        let (no_name, no_headers) = (std::ptr::null(), std::ptr::null());
-        // SAFETY: the source ends in a zero byte; zero headers need no list.
+        let pointers = |strings: &[CString]| strings.iter().map(|s| s.as_ptr()).collect::<Vec<_>>();
+        let (texts, names) = (pointers(texts), pointers(names));
+        // SAFETY: all strings end in a zero byte, and both lists are as long as is said.
         let outcome = unsafe {
-            sys::nvrtcCreateProgram(&raw mut program, source.as_ptr(), no_name, 0, no_headers, no_headers)
+            sys::nvrtcCreateProgram(
+                &raw mut program,
+                text.as_ptr(),
+                name.as_ptr(),
+                texts.len() as c_int,
+                texts.as_ptr(),
+                names.as_ptr(),
+            )
         };
         check("nvrtcCreateProgram", outcome)?;
         Ok(Self(program))

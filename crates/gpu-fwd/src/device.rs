@@ -6,12 +6,14 @@
 #![allow(unsafe_code)] // the driver is a C library; each block says why it is sound
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use cudarc::driver::sys::{self, CUmemPool_attribute, CUresult};
-use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
+use cudarc::driver::sys::{self, CUdevice_attribute, CUmemPool_attribute, CUresult};
+use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result};
+use cudarc::nvrtc::Ptx;
 
-use crate::{Architecture, Error, Result};
+use crate::cache::{CubinCache, Key, Origin};
+use crate::{Architecture, Compiler, Error, KernelSpec, Result};
 
 /// The oldest driver that loads what NVRTC 13 makes.
 const DRIVER: u32 = 13_000;
@@ -28,6 +30,9 @@ struct Inner {
     name: String,
     architecture: Architecture,
     driver: u32,
+    multiprocessors: u32,
+    shared: u32,
+    compiler: OnceLock<Compiler>,
 }
 
 /// Turns the driver's answer into an error that names the call.
@@ -64,9 +69,14 @@ impl Device {
             return Err(Error::OldDevice { name, found: architecture, needed: OLDEST });
         }
         keep_freed_memory(ordinal)?;
+        let attribute = |attribute| check("cuDeviceGetAttribute", context.attribute(attribute)).map(number);
+        let multiprocessors = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let shared = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         let stream = check("cuStreamCreate", context.new_stream())?;
         tracing::debug!(%name, %architecture, driver, "opened a device");
-        Ok(Self(Arc::new(Inner { context, stream, name, architecture, driver })))
+        let compiler = OnceLock::new();
+        let inner = Inner { context, stream, name, architecture, driver, multiprocessors, shared, compiler };
+        Ok(Self(Arc::new(inner)))
     }
 
     /// The name that the driver gives it.
@@ -84,6 +94,16 @@ impl Device {
         self.0.driver
     }
 
+    /// Multiprocessors: how many blocks run at once, times how many fit on one.
+    pub fn multiprocessors(&self) -> u32 {
+        self.0.multiprocessors
+    }
+
+    /// Bytes of shared memory that one block can have.
+    pub fn shared_memory(&self) -> u32 {
+        self.0.shared
+    }
+
     /// Bytes of memory that are free, and all of them. What the pool keeps counts as used.
     pub fn memory(&self) -> Result<(usize, usize)> {
         check("cuMemGetInfo", self.0.context.mem_get_info())
@@ -94,10 +114,51 @@ impl Device {
         check("cuStreamSynchronize", self.0.stream.synchronize())
     }
 
-    /// The stream that everything goes to, with the context made current on this thread.
-    pub(crate) fn stream(&self) -> Result<sys::CUstream> {
+    /// The machine code of a kernel: that of the user's cache, or what NVRTC makes of it now.
+    pub fn cubin(&self, kernel: &KernelSpec) -> Result<Vec<u8>> {
+        let compiler = self.compiler()?;
+        let (architecture, options) = (self.architecture(), kernel.options());
+        let key = Key::new(compiler, kernel.source, architecture, &options);
+        let compile = || Ok(compiler.compile(kernel.source, architecture, &options)?.cubin);
+        let span = tracing::debug_span!("kernel", name = %kernel.name).entered();
+        // Without a folder every process compiles for itself.
+        let (cubin, origin, lost) = match CubinCache::of_user() {
+            Ok(cache) => cache.get(key, compile)?,
+            Err(error) => (compile()?, Origin::Compiled, Some(error)),
+        };
+        if let Some(error) = lost {
+            tracing::warn!(%error, "a compiled kernel is not kept");
+        }
+        tracing::debug!(?origin, bytes = cubin.len());
+        drop(span);
+        Ok(cubin)
+    }
+
+    /// NVRTC, found when it is first asked for.
+    fn compiler(&self) -> Result<&Compiler> {
+        if let Some(compiler) = self.0.compiler.get() {
+            return Ok(compiler);
+        }
+        let found = Compiler::open()?;
+        Ok(self.0.compiler.get_or_init(|| found))
+    }
+
+    /// Loads machine code.
+    pub(crate) fn load(&self, cubin: &[u8]) -> Result<Arc<CudaModule>> {
         check("cuCtxSetCurrent", self.0.context.bind_to_thread())?;
-        Ok(self.0.stream.cu_stream())
+        let module = self.0.context.load_module(Ptx::from_binary(cubin.to_vec()));
+        check("cuModuleLoadData", module)
+    }
+
+    /// The stream that everything goes to, with the context made current on this thread.
+    pub(crate) fn cuda_stream(&self) -> Result<&Arc<CudaStream>> {
+        check("cuCtxSetCurrent", self.0.context.bind_to_thread())?;
+        Ok(&self.0.stream)
+    }
+
+    /// The same, as the driver knows it.
+    pub(crate) fn stream(&self) -> Result<sys::CUstream> {
+        Ok(self.cuda_stream()?.cu_stream())
     }
 }
 

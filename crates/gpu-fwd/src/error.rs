@@ -65,6 +65,15 @@ pub enum Error {
         /// The driver's error code.
         code: String,
     },
+    /// A launch with more blocks than a grid can have.
+    #[error("a launch of {blocks} blocks is larger than a grid can be; split the batch")]
+    TooManyBlocks {
+        /// Blocks of the launch.
+        blocks: usize,
+    },
+    /// Work that was to be recorded asked nothing of the device.
+    #[error("there is nothing to replay: the recorded work asked nothing of the device")]
+    NothingRecorded,
     /// The compiler does not know the architecture.
     #[error("NVRTC {}.{} does not compile for {architecture}; it knows {}", version.0, version.1, known.iter().map(|n| format!("sm_{n}")).collect::<Vec<_>>().join(", "))]
     UnknownArchitecture {

@@ -14,11 +14,13 @@
 //! [`Storage`]: theria_contract::Storage
 //!
 //! ```
-//! use theria_gpu_fwd::{Architecture, Compiler, Error};
+//! use theria_gpu_fwd::{Architecture, Compiler, Error, Source};
 //!
 //! match Compiler::open() {
 //!     Ok(compiler) => {
-//!         let made = compiler.compile("extern \"C\" __global__ void nothing() {}", Architecture::SM_90A, &[])?;
+//!         let text = "extern \"C\" __global__ void nothing() {}";
+//!         let source = Source { name: "nothing.cu", text, headers: &[] };
+//!         let made = compiler.compile(source, Architecture::SM_90A, &[])?;
 //!         assert_eq!(made.report()[0].kernel, "nothing");
 //!     }
 //!     Err(error) => assert!(matches!(error, Error::NoCompiler)),
@@ -32,7 +34,12 @@ mod cache;
 mod compiler;
 mod device;
 mod error;
+pub mod forward;
+mod graph;
+mod kernel;
+mod library;
 mod report;
+mod sources;
 mod storage;
 
 pub use architecture::Architecture;
@@ -40,5 +47,9 @@ pub use cache::{CubinCache, Key, Origin};
 pub use compiler::{Compiled, Compiler};
 pub use device::Device;
 pub use error::{Error, Result};
+pub use graph::{Graph, Mark};
+pub use kernel::{KernelSpec, Source};
+pub use library::{Library, Spec};
 pub use report::Report;
+pub use sources::HEADERS;
 pub use storage::{Cuda, CudaTensor, CudaView, CudaViewMut, CudaWorkspace};

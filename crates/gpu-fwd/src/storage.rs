@@ -50,14 +50,45 @@ pub struct CudaViewMut<'a, T> {
     memory: PhantomData<&'a mut T>,
 }
 
+/// Where a view lies.
+pub(crate) trait Address {
+    fn address(&self) -> CUdeviceptr;
+    fn layout(&self) -> Layout;
+}
+
+impl<T> Address for CudaView<'_, T> {
+    fn address(&self) -> CUdeviceptr {
+        self.pointer
+    }
+    fn layout(&self) -> Layout {
+        self.layout
+    }
+}
+
+impl<T> Address for CudaViewMut<'_, T> {
+    fn address(&self) -> CUdeviceptr {
+        self.pointer
+    }
+    fn layout(&self) -> Layout {
+        self.layout
+    }
+}
+
 /// Scratch on a device.
 #[derive(Debug)]
 pub struct CudaWorkspace {
     memory: Buffer,
 }
 
+impl CudaWorkspace {
+    /// Where it begins.
+    pub(crate) fn address(&self) -> CUdeviceptr {
+        self.memory.pointer()
+    }
+}
+
 /// An error of the device as one of the contract.
-fn of_device<T>(outcome: Result<T, Error>) -> Result<T> {
+pub(crate) fn of_device<T>(outcome: Result<T, Error>) -> Result<T> {
     outcome.map_err(|error| theria_contract::Error::Backend { backend: "cuda", source: Box::new(error) })
 }
 

@@ -1,9 +1,9 @@
 //! What only NVRTC can show. Without it these tests show as ignored, with the reason.
 
 use libtest_mimic::{Arguments, Trial};
-use theria_gpu_fwd::{Architecture, Compiler, CubinCache, Error, Key, Origin};
+use theria_gpu_fwd::{Architecture, Compiler, CubinCache, Error, Key, Origin, Source};
 
-const SOURCE: &str = r#"
+const TEXT: &str = r#"
 extern "C" __global__ void scale(float *x, float by, int n) {
     __shared__ float tile[64];
     int i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -12,6 +12,7 @@ extern "C" __global__ void scale(float *x, float by, int n) {
     if (i < n) x[i] = by * tile[threadIdx.x % 64];
 }
 "#;
+const SOURCE: Source = Source { name: "scale.cu", text: TEXT, headers: &[] };
 
 fn main() {
     let arguments = Arguments::from_args();
@@ -51,7 +52,9 @@ fn every_architecture(compiler: &Compiler) {
 }
 
 fn wrong_source(compiler: &Compiler) {
-    let error = compiler.compile("\n\nthis is no kernel", Architecture::SM_80, &[]).unwrap_err();
+    let error = compiler
+        .compile(Source { text: "\n\nthis is no kernel", ..SOURCE }, Architecture::SM_80, &[])
+        .unwrap_err();
     let Error::Compilation { log, .. } = &error else { panic!("{error}") };
     assert!(log.contains("(3): error"), "{log}");
 }

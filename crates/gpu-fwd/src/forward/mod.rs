@@ -1,0 +1,42 @@
+//! The forward rule in three modes.
+//!
+//! | mode | what it is |
+//! |---|---|
+//! | [`CudaRef`] | plain arithmetic units, any element type, every feature: the oracle on the device |
+//! | [`CudaFused`] | one kernel, one sweep, nothing of size T×M: what one uses |
+//!
+//! Each takes its parameters from [`parameters`] and its kernel from a [`Spec`](crate::Spec).
+
+mod fused;
+mod parameters;
+mod reference;
+
+pub use fused::{CudaFused, FusedForward, Masking, Products, Tiling};
+pub use parameters::Forward as Parameters;
+pub use reference::{CudaRef, ReferenceForward};
+
+use theria_contract::{Problem, Refusal};
+
+use crate::{KernelSpec, Spec};
+
+/// The largest head dimension that the kernels serve.
+const WIDEST: usize = 256;
+
+/// What no mode serves.
+fn refused_by_all(problem: &Problem) -> Option<Refusal> {
+    let shape = problem.shape();
+    let widest = shape.d.max(shape.dv);
+    if widest > WIDEST {
+        return Some(Refusal::HeadDim { given: widest, largest: WIDEST });
+    }
+    let counts = [shape.t, shape.m, shape.batch.saturating_mul(shape.heads_q)];
+    let blocks = counts[2].saturating_mul(shape.t);
+    (counts.iter().any(|n| *n > parameters::LONGEST) || blocks > i32::MAX as usize)
+        .then_some(Refusal::Feature("more than 2^30 - 1 queries or keys, or 2^31 - 1 rows of all heads,"))
+}
+
+/// Every instance that a call of the forward rule can come to.
+pub fn kernels() -> Vec<KernelSpec> {
+    let reference = ReferenceForward::all().map(|instance| instance.kernel());
+    reference.chain(fused::all().into_iter().map(|instance| instance.kernel())).collect()
+}

@@ -1,0 +1,173 @@
+//! What the forward kernels are given: the structs of `base.cuh`, `score.cuh` and `forward.cuh`, member
+//! by member. A test compiles their sizes and offsets.
+
+use cudarc::driver::sys::CUdeviceptr;
+use theria_contract::{Causal, Element, Inputs, Layout, Problem, SavedViewMut};
+
+use crate::Cuda;
+use crate::storage::Address;
+
+/// A tensor whose last axis is contiguous: address, and strides in elements.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    data: CUdeviceptr,
+    strides: [i64; 3],
+}
+
+impl View {
+    /// That of a tensor.
+    pub(crate) fn of(tensor: &impl Address) -> Self {
+        let [batch, head, row, _] = tensor.layout().strides().map(|stride| stride as i64);
+        Self { data: tensor.address(), strides: [batch, head, row] }
+    }
+
+    /// Whether every row starts on 16 bytes and is a whole number of them.
+    fn has_whole_vectors(&self, layout: Layout, element: usize) -> bool {
+        let whole = |count: u64| (count * element as u64).is_multiple_of(16);
+        let shape = layout.shape();
+        self.data.is_multiple_of(16)
+            && whole(shape[3] as u64)
+            && (0..3).all(|axis| shape[axis] <= 1 || whole(self.strides[axis] as u64))
+    }
+}
+
+/// A tensor that broadcasts: an axis of length 1 has stride 0. All zero where there is none.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Broadcast {
+    data: CUdeviceptr,
+    strides: [i64; 4],
+}
+
+impl Broadcast {
+    /// That of a tensor, or none.
+    pub(crate) fn of(tensor: Option<&impl Address>) -> Self {
+        tensor.map_or(Self::default(), |tensor| {
+            let (shape, strides) = (tensor.layout().shape(), tensor.layout().strides());
+            let stride = |axis: usize| if shape[axis] == 1 { 0 } else { strides[axis] as i64 };
+            Self { data: tensor.address(), strides: std::array::from_fn(stride) }
+        })
+    }
+}
+
+/// Everything that decides a score.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Score {
+    scale: f64,
+    bias: Broadcast,
+    mask: Broadcast,
+    lengths: CUdeviceptr,
+    t: i32,
+    m: i32,
+    origin: i32,
+    back: i32,
+    ahead: i32,
+    threshold: u32,
+    seed: [u32; 2],
+    kept: f64,
+}
+
+/// A side without bound.
+const UNBOUNDED: i32 = i32::MAX;
+/// Kernels count queries and keys in 32 bits, and add two such counts.
+pub const LONGEST: usize = (1 << 30) - 1;
+
+impl Score {
+    /// That of a problem. Both lengths are at most [`LONGEST`].
+    pub fn of<E: Element>(problem: &Problem, inputs: &Inputs<'_, Cuda, E>) -> Self {
+        let (shape, window) = (problem.shape(), problem.window());
+        let side = |side: Option<usize>| side.map_or(UNBOUNDED, |n| n as i32);
+        let ahead = match problem.causal() {
+            Causal::None => window.right,
+            Causal::TopLeft | Causal::BottomRight => Some(0),
+        };
+        let (t, m) = (shape.t as i32, shape.m as i32);
+        let dropout = problem.dropout();
+        let seed = dropout.map_or(0, |dropout| dropout.seed());
+        Self {
+            scale: problem.scale(),
+            bias: Broadcast::of(inputs.bias.as_ref()),
+            mask: Broadcast::of(inputs.mask.as_ref()),
+            lengths: inputs.key_lengths.as_ref().map_or(0, Address::address),
+            t,
+            m,
+            origin: if problem.causal() == Causal::BottomRight { m - t } else { 0 },
+            back: side(window.left),
+            ahead: side(ahead),
+            threshold: dropout.map_or(0, |dropout| dropout.threshold()),
+            seed: [seed as u32, (seed >> 32) as u32],
+            kept: dropout.map_or(1.0, |dropout| dropout.kept_weight()),
+        }
+    }
+}
+
+/// The argument of every forward kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Forward {
+    q: View,
+    k: View,
+    v: View,
+    out: View,
+    lse: View,
+    score: Score,
+    batch: i32,
+    heads: i32,
+    group: i32,
+    d: i32,
+    dv: i32,
+    vectors: i32,
+    tiles: i32,
+    section: i32,
+}
+
+impl Forward {
+    /// That of a call, for blocks that each work on `rows` queries, and `section` heads at a time.
+    pub fn of<E: Element>(
+        problem: &Problem,
+        inputs: &Inputs<'_, Cuda, E>,
+        saved: &SavedViewMut<'_, Cuda, E>,
+        rows: usize,
+        section: usize,
+    ) -> Self {
+        let shape = problem.shape();
+        let (q, k, v) = (View::of(&inputs.q), View::of(&inputs.k), View::of(&inputs.v));
+        let out = View::of(&saved.output);
+        let vectors = [
+            (q, inputs.q.layout()),
+            (k, inputs.k.layout()),
+            (v, inputs.v.layout()),
+            (out, saved.output.layout()),
+        ]
+        .iter()
+        .all(|(view, layout)| view.has_whole_vectors(*layout, size_of::<E>()));
+        Self {
+            q,
+            k,
+            v,
+            out,
+            lse: View::of(&saved.lse),
+            score: Score::of(problem, inputs),
+            batch: shape.batch as i32,
+            heads: shape.heads_q as i32,
+            group: shape.group() as i32,
+            d: shape.d as i32,
+            dv: shape.dv as i32,
+            vectors: i32::from(vectors),
+            tiles: shape.t.div_ceil(rows) as i32,
+            section: section.clamp(1, (shape.batch * shape.heads_q).max(1)) as i32,
+        }
+    }
+
+    /// Whether rows can be copied sixteen bytes at a time.
+    pub fn vectors(&self) -> bool {
+        self.vectors != 0
+    }
+
+    /// Blocks of a launch: one for each tile of rows of each head.
+    pub fn blocks(&self) -> usize {
+        self.tiles as usize * self.batch as usize * self.heads as usize
+    }
+}

@@ -1,0 +1,116 @@
+//! Kernels that are loaded, and the one door through which they are launched.
+//!
+//! A [`Spec`] is a choice of instance together with the type of its parameters, so that a kernel cannot
+//! be launched with those of another. A [`Library`] compiles an instance when it is first asked for (or
+//! takes it from the cache on disk), loads it, and keeps it: from then on a launch looks it up and
+//! allocates nothing.
+#![allow(unsafe_code)] // launches go to the driver; each block says why it is sound
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use cudarc::driver::sys::{self, CUfunction_attribute};
+use cudarc::driver::{CudaFunction, CudaModule};
+
+use crate::device::check;
+use crate::{Device, Error, KernelSpec, Result};
+
+/// A choice among the instances of a source.
+///
+/// # Safety
+/// `Parameters` has the layout of the one argument that the source's kernel takes, and a kernel that is
+/// launched with valid parameters reads and writes only the memory that they name.
+pub unsafe trait Spec: Copy + Eq + Hash + Debug + Send + Sync {
+    /// What a launch is given.
+    type Parameters: Copy;
+
+    /// The kernel.
+    fn kernel(&self) -> KernelSpec;
+}
+
+/// A kernel in the memory of a device.
+#[derive(Debug)]
+struct Loaded {
+    name: String,
+    function: CudaFunction,
+    threads: u32,
+    shared: u32,
+    // Unloads the code when it goes.
+    _module: Arc<CudaModule>,
+}
+
+/// The loaded kernels of one kind on one device.
+#[derive(Debug)]
+pub struct Library<S> {
+    device: Device,
+    loaded: RwLock<HashMap<S, Arc<Loaded>>>,
+}
+
+impl<S: Spec> Library<S> {
+    /// An empty one.
+    pub fn new(device: Device) -> Self {
+        Self { device, loaded: RwLock::default() }
+    }
+
+    /// Compiles and loads a kernel, so that its first launch does not.
+    pub fn prepare(&self, spec: S) -> Result<()> {
+        self.get(spec).map(drop)
+    }
+
+    /// Launches a kernel.
+    ///
+    /// # Safety
+    /// The parameters name memory that is alive until the device has done what it was asked for up to
+    /// here, as large as they say, and nobody else writes it or reads what is written meanwhile.
+    pub unsafe fn launch(&self, spec: S, blocks: usize, parameters: &S::Parameters) -> Result<()> {
+        let kernel = self.get(spec)?;
+        // The driver's limit. Nothing that fits in memory comes near it.
+        let count = u32::try_from(blocks).ok().filter(|count| *count <= i32::MAX as u32);
+        let Some(blocks) = count else { return Err(Error::TooManyBlocks { blocks }) };
+        if blocks == 0 {
+            return Ok(());
+        }
+        let _span = tracing::trace_span!("launch", kernel = %kernel.name, blocks).entered();
+        let stream = self.device.stream()?;
+        let mut arguments = [std::ptr::from_ref(parameters).cast_mut().cast::<c_void>()];
+        // SAFETY: the function is loaded on the device of the stream; it takes one argument, which has
+        // the layout that it expects (`Spec`) and is copied by this call; the caller vouches for memory.
+        let outcome = unsafe {
+            sys::cuLaunchKernel(
+                kernel.function.cu_function(),
+                blocks,
+                1,
+                1,
+                kernel.threads,
+                1,
+                1,
+                kernel.shared,
+                stream,
+                arguments.as_mut_ptr(),
+                std::ptr::null_mut(),
+            )
+        };
+        check("cuLaunchKernel", outcome.result())
+    }
+
+    fn get(&self, spec: S) -> Result<Arc<Loaded>> {
+        if let Some(kernel) = self.loaded.read().unwrap_or_else(PoisonError::into_inner).get(&spec) {
+            return Ok(Arc::clone(kernel));
+        }
+        let kernel = Arc::new(load(&self.device, spec.kernel())?);
+        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+        Ok(Arc::clone(loaded.entry(spec).or_insert(kernel)))
+    }
+}
+
+fn load(device: &Device, spec: KernelSpec) -> Result<Loaded> {
+    let module = device.load(&device.cubin(&spec)?)?;
+    let function = check("cuModuleGetFunction", module.load_function(KernelSpec::ENTRY))?;
+    let limit = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    let bytes = i32::try_from(spec.shared).unwrap_or(i32::MAX);
+    check("cuFuncSetAttribute", function.set_attribute(limit, bytes))?;
+    Ok(Loaded { name: spec.name, function, threads: spec.threads, shared: spec.shared, _module: module })
+}

@@ -1,0 +1,22 @@
+//! The texts in `kernels/`.
+
+use crate::Source;
+
+/// Headers that kernels of every rule stand on.
+pub const HEADERS: &[(&str, &str)] = &[
+    ("base.cuh", include_str!("../kernels/base.cuh")),
+    ("score.cuh", include_str!("../kernels/score.cuh")),
+    ("tile.cuh", include_str!("../kernels/tile.cuh")),
+    ("forward.cuh", include_str!("../kernels/forward.cuh")),
+];
+
+/// The forward rule of `cuda-ref`.
+pub(crate) const REFERENCE_FORWARD: Source = Source {
+    name: "reference_forward.cu",
+    text: include_str!("../kernels/reference_forward.cu"),
+    headers: HEADERS,
+};
+
+/// The forward rule of `cuda-fused`, portable family.
+pub(crate) const FUSED_FORWARD: Source =
+    Source { name: "fused_forward.cu", text: include_str!("../kernels/fused_forward.cu"), headers: HEADERS };
