@@ -17,6 +17,15 @@ THERIA_DEVICE float not_a_number() { return __int_as_float(0x7FC00000); }
 THERIA_DEVICE int min_of(int a, int b) { return a < b ? a : b; }
 THERIA_DEVICE int max_of(int a, int b) { return a > b ? a : b; }
 
+// A number to divide by, prepared on the host (`Divisor::new` in parameters.rs): a division in hardware that has
+// none costs more than the start of a short kernel has to spare. Dividends are below 2^31.
+struct Divisor {
+    unsigned number, multiplier, shift;
+
+    THERIA_DEVICE unsigned quotient(unsigned n) const { return (__umulhi(n, multiplier) + n) >> shift; }
+    THERIA_DEVICE unsigned remainder(unsigned n) const { return n - quotient(n) * number; }
+};
+
 // IEEE binary16 and bfloat16, as bits.
 struct f16 {
     unsigned short bits;

@@ -10,11 +10,13 @@ struct Forward {
     View out;
     View lse; // in the type of sums
     Score score;
-    int batch, heads, group; // query heads, and how many of them share one of keys and values
     int d, dv;
-    int vectors; // whether rows of q, k, v and out start on 16 bytes and are whole vectors
-    int tiles;   // tiles of rows of one head
-    int section; // heads whose tiles are worked on together: see `Place`
+    int vectors;     // whether rows of q, k, v and out start on 16 bytes and are whole vectors
+    Divisor heads;   // query heads
+    Divisor group;   // query heads that share one of keys and values
+    Divisor section; // heads whose tiles are worked on together: see `Place`
+    Divisor work;    // blocks of a section
+    int tiles;       // tiles of rows of one head
 };
 
 // Where a block works: a tile of rows of one head.
@@ -26,13 +28,12 @@ struct Place {
     int b, h, h_kv, tile;
 
     THERIA_DEVICE explicit Place(const Forward &p) {
-        int work = p.section * p.tiles, section = blockIdx.x / work, rest = blockIdx.x % work;
-        int first = section * p.section, heads = min_of(p.section, p.batch * p.heads - first);
-        int pair = first + rest % heads;
-        tile = p.tiles - 1 - rest / heads;
-        b = pair / p.heads;
-        h = pair % p.heads;
-        h_kv = h / p.group;
+        unsigned section = p.work.quotient(blockIdx.x), rest = blockIdx.x - section * p.work.number;
+        unsigned late = p.section.quotient(rest), pair = section * p.section.number + rest - late * p.section.number;
+        tile = p.tiles - 1 - late;
+        b = p.heads.quotient(pair);
+        h = pair - b * p.heads.number;
+        h_kv = p.group.quotient(h);
     }
 };
 

@@ -11,9 +11,10 @@
 // for few queries, where more rows would not fill the device. Keys and values come through a ring of STAGES
 // stages in shared memory, copied asynchronously while the stage before is worked on: one barrier a stage.
 //
-// The reference r need not be the maximum: any r gives the same O and lse as long as nothing overflows. It
-// follows the maximum when a score is more than 2^HEADROOM above it, so in most steps neither the lanes of a
-// row have to agree on a maximum nor does O have to be scaled.
+// The reference r need not be the maximum: any r gives the same O and lse as long as nothing overflows. So a
+// step first trusts the r that it finds. No score waits for a maximum then, the exponentials of the first
+// columns run while the products of the last ones are under way, and O need not be scaled. If a sum shows that
+// a score was far above r, nothing has been changed yet, and the step is made again with care.
 #include "forward.cuh"
 #include "tile.cuh"
 
@@ -37,7 +38,9 @@ constexpr int MASKING = THERIA_MASKING;
 constexpr int THREADS = ROW_WARPS * KEY_GROUPS * WARP;
 constexpr int WARP_ROWS = 16 * ROW_TILES, BLOCK_ROWS = WARP_ROWS * ROW_WARPS;
 constexpr int STAGE_KEYS = KEYS * KEY_GROUPS;
-constexpr float HEADROOM = 8;
+// The largest sum of a lane's probabilities in one step that a trusted reference may give. Each of them is an
+// operand of a product next, and binary16 ends at 65504.
+constexpr float LIMIT = 1024;
 constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
 
 using QueryTile = Tile<Math, BLOCK_ROWS, D>;
@@ -52,6 +55,24 @@ struct State {
     float sum[ROW_TILES][2];       // of the columns of this lane
 };
 
+// A warp's queries as operands.
+struct Queries {
+    unsigned tile;
+    Math::A kept[ROW_TILES][Q_IN_REGISTERS ? D / Math::K : 1];
+
+    THERIA_DEVICE Math::A read(int r, int k) const {
+        return Math::load_a<QueryTile::PITCH>(QueryTile::at(tile, 16 * r, k * Math::K), threadIdx.x % WARP);
+    }
+    THERIA_DEVICE void keep() {
+#pragma unroll
+        for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+            for (int k = 0; k < D / Math::K; ++k)
+                kept[r][k] = read(r, k);
+    }
+    THERIA_DEVICE Math::A at(int r, int k) const { return Q_IN_REGISTERS ? kept[r][Q_IN_REGISTERS ? k : 0] : read(r, k); }
+};
+
 // Where a warp works.
 struct Rows {
     int b, h;
@@ -63,116 +84,26 @@ struct Rows {
     THERIA_DEVICE int row(int r, int half) const { return first + 16 * r + 8 * half + threadIdx.x % WARP / 4; }
 };
 
-// P, in place of the scores, and what it does to l, r and O.
-template <bool MASKED>
-static THERIA_DEVICE void softmax(State &state, Piece (&s)[ROW_TILES][STEP / 8], const Forward &p, const Rows &at,
-                                  int key0) {
+using Scores = Piece[ROW_TILES][STEP / 8];
+
+// S = Q·Kᵀ of the first `count` keys of a step, without scale.
+template <bool WHOLE>
+static THERIA_DEVICE void multiply_keys(Scores &s, const Queries &q, unsigned keys, int count) {
     int lane = threadIdx.x % WARP;
-    float factor = MASKING == EVERYTHING ? LOG2_E : float(p.score.scale) * LOG2_E;
-    float top[ROW_TILES][2];
-    bool beyond = false;
 #pragma unroll
     for (int r = 0; r < ROW_TILES; ++r)
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            int i = at.row(r, half);
-            int first = MASKING == LENGTHS ? 0 : p.score.first_key(i, at.length);
-            int end = MASKING == LENGTHS ? at.length : p.score.end_key(i, at.length);
-            top[r][half] = -infinity();
-#pragma unroll
-            for (int n = 0; n < STEP / 8; ++n)
-#pragma unroll
-                for (int c = 0; c < 2; ++c) {
-                    float &x = s[r][n].x[2 * half + c];
-                    int j = key0 + 8 * n + 2 * (lane % 4) + c;
-                    if (MASKING == EVERYTHING)
-                        x *= float(p.score.scale);
-                    if (MASKED) {
-                        bool seen = j < end && (MASKING == LENGTHS || j >= first);
-                        if (MASKING == EVERYTHING) {
-                            seen = seen && i < p.score.t && p.score.lets_see(at.b, at.h, i, j);
-                            if (seen && p.score.bias.data)
-                                x += p.score.bias_at<E>(at.b, at.h, i, j);
-                        }
-                        x = seen ? x : -infinity();
-                    }
-                    top[r][half] = fmaxf(top[r][half], x);
-                }
-            top[r][half] *= factor;
-            beyond |= top[r][half] > state.reference[r][half] + HEADROOM;
-        }
-
-    if (__any_sync(FULL_WARP, beyond)) {
-#pragma unroll
-        for (int r = 0; r < ROW_TILES; ++r)
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                float m = top[r][half], &reference = state.reference[r][half];
-                m = fmaxf(m, __shfl_xor_sync(FULL_WARP, m, 1));
-                m = fmaxf(m, __shfl_xor_sync(FULL_WARP, m, 2));
-                m = fmaxf(m, reference);
-                float shrink = m == -infinity() ? 1 : exp2_of(reference - m);
-                reference = m;
-                state.sum[r][half] *= shrink;
-#pragma unroll
-                for (int n = 0; n < DV / 8; ++n) {
-                    state.out[r][n].x[2 * half] *= shrink;
-                    state.out[r][n].x[2 * half + 1] *= shrink;
-                }
-            }
-    }
-
-#pragma unroll
-    for (int r = 0; r < ROW_TILES; ++r)
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            float reference = state.reference[r][half];
-            // Against -inf every score is -inf too, and -inf - 0 is what it should be.
-            if (MASKED && reference == -infinity())
-                reference = 0;
-#pragma unroll
-            for (int n = 0; n < STEP / 8; ++n)
-#pragma unroll
-                for (int c = 0; c < 2; ++c) {
-                    float &x = s[r][n].x[2 * half + c];
-                    x = exp2_of(fmaf(x, factor, -reference));
-                    state.sum[r][half] += x;
-                }
-            if (MASKING == EVERYTHING && p.score.threshold != 0) {
-#pragma unroll
-                for (int n = 0; n < STEP / 8; ++n) {
-                    int j = key0 + 8 * n + 2 * (lane % 4);
-                    Philox words(p.score, j / 4, at.row(r, half), at.h, at.b);
-                    unsigned first = lane % 2 == 0 ? words.word[0] : words.word[2];
-                    unsigned second = lane % 2 == 0 ? words.word[1] : words.word[3];
-                    if (first < p.score.threshold)
-                        s[r][n].x[2 * half] = 0;
-                    if (second < p.score.threshold)
-                        s[r][n].x[2 * half + 1] = 0;
-                }
-            }
-        }
-}
-
-// STEP keys from `key0` on, which lie in the tiles at `keys` and `values`.
-template <bool MASKED>
-static THERIA_DEVICE void step(State &state, const Math::A (&q)[ROW_TILES][Q_IN_REGISTERS ? D / Math::K : 1],
-                               unsigned queries, unsigned keys, unsigned values, const Forward &p, const Rows &at,
-                               int key0) {
-    int lane = threadIdx.x % WARP;
-    int count = MASKED ? at.to - key0 : STEP; // pieces of sixteen keys from here on are left out
-    Piece s[ROW_TILES][STEP / 8] = {};
+        for (int n = 0; n < STEP / 8; ++n)
+            s[r][n] = {};
 #pragma unroll
     for (int k = 0; k < D / Math::K; ++k) {
         Math::A a[ROW_TILES];
 #pragma unroll
         for (int r = 0; r < ROW_TILES; ++r)
-            a[r] = Q_IN_REGISTERS
-                       ? q[r][Q_IN_REGISTERS ? k : 0]
-                       : Math::load_a<QueryTile::PITCH>(QueryTile::at(queries, 16 * r, k * Math::K), lane);
+            a[r] = q.at(r, k);
 #pragma unroll
         for (int n = 0; n < STEP / 16; ++n) {
-            if (MASKED && 16 * n >= count)
+            if (!WHOLE && 16 * n >= count)
                 break;
             Math::B b[2];
             Math::load_b_rows<KeyTile::PITCH>(b, KeyTile::at(keys, 16 * n, k * Math::K), lane);
@@ -183,12 +114,15 @@ static THERIA_DEVICE void step(State &state, const Math::A (&q)[ROW_TILES][Q_IN_
             }
         }
     }
+}
 
-    softmax<MASKED>(state, s, p, at, key0);
-
+// O += P·V of the first `count` keys of a step.
+template <bool WHOLE>
+static THERIA_DEVICE void add_values(State &state, const Scores &s, unsigned values, int count) {
+    int lane = threadIdx.x % WARP;
 #pragma unroll
     for (int k = 0; k < STEP / Math::K; ++k) {
-        if (MASKED && Math::K * k >= count)
+        if (!WHOLE && Math::K * k >= count)
             break;
         Math::A a[ROW_TILES];
 #pragma unroll
@@ -205,6 +139,93 @@ static THERIA_DEVICE void step(State &state, const Math::A (&q)[ROW_TILES][Q_IN_
             }
         }
     }
+}
+
+// P in place of S, where every row sees every key, against the reference as it is. Whether that was well;
+// if so, l has its sums.
+static THERIA_DEVICE bool trust(State &state, Scores &s, float factor) {
+    float sum[ROW_TILES][2] = {};
+    bool good = true;
+#pragma unroll
+    for (int n = 0; n < STEP / 8; ++n)
+#pragma unroll
+        for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                float &first = s[r][n].x[2 * half], &second = s[r][n].x[2 * half + 1];
+                first = exp2_of(fmaf(first, factor, -state.reference[r][half]));
+                second = exp2_of(fmaf(second, factor, -state.reference[r][half]));
+                sum[r][half] += first + second;
+            }
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+        good = good && sum[r][0] <= LIMIT && sum[r][1] <= LIMIT; // false for NaN
+    if (!__all_sync(FULL_WARP, good))
+        return false;
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r) {
+        state.sum[r][0] += sum[r][0];
+        state.sum[r][1] += sum[r][1];
+    }
+    return true;
+}
+
+// P in place of S with a look at every score: the reference moves to the maximum, and unless the step is WHOLE
+// some scores may not count.
+template <bool WHOLE>
+static THERIA_DEVICE void look(State &state, Scores &s, const Forward &p, const Rows &at, int key0, float factor) {
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            int i = at.row(r, half);
+            int first = MASKING == LENGTHS ? 0 : p.score.first_key(i, at.length);
+            int end = MASKING == LENGTHS ? at.length : p.score.end_key(i, at.length);
+            float top = -infinity(), &reference = state.reference[r][half];
+#pragma unroll
+            for (int n = 0; n < STEP / 8; ++n)
+#pragma unroll
+                for (int c = 0; c < 2; ++c) {
+                    float &x = s[r][n].x[2 * half + c];
+                    int j = key0 + 8 * n + 2 * (lane % 4) + c;
+                    bool seen = WHOLE || (j < end && (MASKING == LENGTHS || j >= first));
+                    if (MASKING == EVERYTHING) {
+                        x *= float(p.score.scale);
+                        seen = seen && i < p.score.t && p.score.lets_see(at.b, at.h, i, j);
+                        if (seen && p.score.bias.data)
+                            x += p.score.bias_at<E>(at.b, at.h, i, j);
+                    }
+                    x = seen ? x : -infinity();
+                    top = fmaxf(top, x);
+                }
+            top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, 1));
+            top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, 2));
+            top = fmaxf(top * factor, reference);
+            // Where nothing was seen yet every score is -inf, and -inf - 0 is what it should be.
+            float base = top == -infinity() ? 0 : top, shrink = exp2_of(reference - base);
+            reference = top;
+            state.sum[r][half] *= shrink;
+#pragma unroll
+            for (int n = 0; n < DV / 8; ++n) {
+                state.out[r][n].x[2 * half] *= shrink;
+                state.out[r][n].x[2 * half + 1] *= shrink;
+            }
+#pragma unroll
+            for (int n = 0; n < STEP / 8; ++n) {
+                float &first = s[r][n].x[2 * half], &second = s[r][n].x[2 * half + 1];
+                first = exp2_of(fmaf(first, factor, -base));
+                second = exp2_of(fmaf(second, factor, -base));
+                state.sum[r][half] += first + second;
+                if (MASKING == EVERYTHING && p.score.threshold != 0) {
+                    Philox words(p.score, (key0 + 8 * n + 2 * (lane % 4)) / 4, i, at.h, at.b);
+                    if ((lane % 2 == 0 ? words.word[0] : words.word[2]) < p.score.threshold)
+                        first = 0;
+                    if ((lane % 2 == 0 ? words.word[1] : words.word[3]) < p.score.threshold)
+                        second = 0;
+                }
+            }
+        }
 }
 
 // Adds what the other key groups found to the first one. Each thread meets the one that has its place in
@@ -263,34 +284,52 @@ static THERIA_DEVICE void add_key_groups(State &state, float *memory, int row_wa
 static THERIA_DEVICE void write(const State &state, unsigned memory, const Forward &p, const Rows &at) {
     using OutTile = Tile<Math, WARP_ROWS, DV>;
     int lane = threadIdx.x % WARP;
+    float sum[ROW_TILES][2];
+    unsigned empty = 0, lost = 0; // a bit for each row of this lane
 #pragma unroll
     for (int r = 0; r < ROW_TILES; ++r)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            int i = at.row(r, half);
-            float sum = state.sum[r][half];
-            sum += __shfl_xor_sync(FULL_WARP, sum, 1);
-            sum += __shfl_xor_sync(FULL_WARP, sum, 2);
-            float lse = fmaf(state.reference[r][half], LN_2, logf(sum)), factor = float(p.score.kept) / sum;
-            if (sum == 0) {
-                bool lost = i < p.score.t && p.score.overflowed<E>(at.b, at.h, i, at.length);
-                lse = lost ? not_a_number() : -infinity();
-                factor = lost ? not_a_number() : 0;
+            float &x = sum[r][half] = state.sum[r][half];
+            x += __shfl_xor_sync(FULL_WARP, x, 1);
+            x += __shfl_xor_sync(FULL_WARP, x, 2);
+            if (x == 0 && at.row(r, half) < p.score.t)
+                empty |= 1 << (2 * r + half);
+        }
+#pragma unroll 1
+    for (unsigned rest = empty; rest; rest &= rest - 1) {
+        int bit = __ffs(rest) - 1;
+        if (p.score.overflowed<E>(at.b, at.h, at.row(bit / 2, bit % 2), at.length))
+            lost |= 1 << bit;
+    }
+
+    float *lse_at = p.lse.at<float>(at.b, at.h, at.row(0, 0));
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            unsigned bit = 1 << (2 * r + half);
+            float lse = (state.reference[r][half] + log2_of(sum[r][half])) * LN_2;
+            float factor = __fdividef(float(p.score.kept), sum[r][half]);
+            if (empty & bit) {
+                lse = lost & bit ? not_a_number() : -infinity();
+                factor = lost & bit ? not_a_number() : 0;
             }
-            if (i < p.score.t && lane % 4 == 0)
-                *p.lse.at<float>(at.b, at.h, i) = lse;
+            if (lane % 4 == 0 && at.row(r, half) < p.score.t)
+                *lse_at = lse;
+            lse_at += 8 * p.lse.row;
 #pragma unroll
             for (int n = 0; n < DV / 8; ++n)
                 Math::store_pair(OutTile::at(memory, 16 * r + 8 * half + lane / 4, 8 * n + 2 * (lane % 4)),
                                  state.out[r][n].x[2 * half] * factor, state.out[r][n].x[2 * half + 1] * factor);
         }
     __syncwarp();
-    OutTile::write(memory, p.out, at.b, at.h, at.first, p.score.t, p.dv, p.vectors);
+    OutTile::write(memory, p.out, at.b, at.h, at.first, p.score.t - at.first, p.dv, p.vectors);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(const __grid_constant__ Forward p) {
     extern __shared__ __align__(16) unsigned char memory[];
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, row_warp = warp % ROW_WARPS, group = warp / ROW_WARPS;
+    int warp = threadIdx.x / WARP, row_warp = warp % ROW_WARPS, group = warp / ROW_WARPS;
     Place place(p);
     int block_row = place.tile * BLOCK_ROWS;
     unsigned queries = shared_address(memory), ring = queries + QueryTile::BYTES;
@@ -311,38 +350,43 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
         end = p.score.end_key(last_of_block, at.length);
         at.from = p.score.first_key(at.first, at.length);
         at.to = p.score.end_key(last, at.length);
-        at.low = MASKING == EVERYTHING ? Score::UNBOUNDED : p.score.first_key(last, at.length);
+        at.low = p.score.first_key(last, at.length);
         at.high = p.score.end_key(at.first, at.length);
     }
     if (at.first >= p.score.t)
         at.to = 0; // rows that are not there see nothing
 
-    auto load_stage = [&](int key0, int slot) {
-        unsigned keys = ring + slot * STAGE_BYTES;
-        if (key0 < end) {
-            KeyTile::load<THREADS>(keys, p.k, place.b, place.h_kv, key0, at.length, p.d, p.vectors);
-            ValueTile::load<THREADS>(keys + KeyTile::BYTES, p.v, place.b, place.h_kv, key0, at.length, p.dv,
-                                     p.vectors);
+    bool vectors = MASKING != EVERYTHING || p.vectors;
+    Loader<Math, STAGE_KEYS, D, THREADS> load_k(p.k, place.b, place.h_kv, begin);
+    Loader<Math, STAGE_KEYS, DV, THREADS> load_v(p.v, place.b, place.h_kv, begin);
+    auto load_stage = [&](int stage, int slot) {
+        int key0 = begin + stage * STAGE_KEYS, left = at.length - key0;
+        unsigned keys = ring + slot * STAGE_BYTES, values = keys + KeyTile::BYTES;
+        if (key0 < end && vectors) {
+            load_k.load(keys, p.k, left, p.d);
+            load_v.load(values, p.v, left, p.dv);
+        } else if (key0 < end) {
+            load_k.load_elements(keys, p.k, left, p.d);
+            load_v.load_elements(values, p.v, left, p.dv);
         }
         commit_copies();
     };
 
-    QueryTile::load<THREADS>(queries, p.q, place.b, place.h, block_row, p.score.t, p.d, p.vectors);
+    Loader<Math, BLOCK_ROWS, D, THREADS> load_q(p.q, place.b, place.h, block_row);
+    if (vectors)
+        load_q.load(queries, p.q, p.score.t - block_row, p.d);
+    else
+        load_q.load_elements(queries, p.q, p.score.t - block_row, p.d);
 #pragma unroll
-    for (int slot = 0; slot < STAGES - 1; ++slot)
-        load_stage(begin + slot * STAGE_KEYS, slot);
+    for (int stage = 0; stage < STAGES - 1; ++stage)
+        load_stage(stage, stage);
 
-    queries = QueryTile::at(queries, row_warp * WARP_ROWS, 0);
-    Math::A q[ROW_TILES][Q_IN_REGISTERS ? D / Math::K : 1];
+    Queries q;
+    q.tile = QueryTile::at(queries, row_warp * WARP_ROWS, 0);
     if (Q_IN_REGISTERS) {
         await_copies<STAGES - 2>();
         __syncthreads();
-#pragma unroll
-        for (int r = 0; r < ROW_TILES; ++r)
-#pragma unroll
-            for (int k = 0; k < D / Math::K; ++k)
-                q[r][Q_IN_REGISTERS ? k : 0] =
-                    Math::load_a<QueryTile::PITCH>(QueryTile::at(queries, 16 * r, k * Math::K), lane);
+        q.keep();
     }
 
     State state = {};
@@ -350,26 +394,38 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
     for (int r = 0; r < ROW_TILES; ++r)
         state.reference[r][0] = state.reference[r][1] = -infinity();
 
+    float factor = MASKING == EVERYTHING ? LOG2_E : float(p.score.scale) * LOG2_E;
     int slot = 0;
-    for (int key0 = begin; key0 < end; key0 += STAGE_KEYS) {
+    bool first = true; // there is no reference yet
+    for (int stage = 0; begin + stage * STAGE_KEYS < end; ++stage) {
         await_copies<STAGES - 2>();
         __syncthreads();
-        int next = slot + STAGES - 1;
-        load_stage(key0 + (STAGES - 1) * STAGE_KEYS, next >= STAGES ? next - STAGES : next);
-        unsigned keys = KeyTile::at(ring + slot * STAGE_BYTES, group * KEYS, 0);
-        unsigned values = ValueTile::at(ring + slot * STAGE_BYTES + KeyTile::BYTES, group * KEYS, 0);
+        load_stage(stage + STAGES - 1, slot == 0 ? STAGES - 1 : slot - 1);
+        unsigned keys = ring + slot * STAGE_BYTES, values = keys + KeyTile::BYTES;
+        slot = slot + 1 == STAGES ? 0 : slot + 1;
 #pragma unroll
         for (int n = 0; n < KEYS; n += STEP) {
-            int first = key0 + group * KEYS + n;
-            if (first >= at.to || (MASKING != LENGTHS && first + STEP <= at.from))
+            int row = group * KEYS + n, key0 = begin + stage * STAGE_KEYS + row;
+            if (key0 >= at.to || (MASKING != LENGTHS && key0 + STEP <= at.from))
                 continue;
-            unsigned k = KeyTile::at(keys, n, 0), v = ValueTile::at(values, n, 0);
-            if (first >= at.low && first + STEP <= at.high)
-                step<false>(state, q, queries, k, v, p, at, first);
-            else
-                step<true>(state, q, queries, k, v, p, at, first);
+            unsigned k = KeyTile::at(keys, row, 0), v = ValueTile::at(values, row, 0);
+            Scores s;
+            if (MASKING != EVERYTHING && key0 >= at.low && key0 + STEP <= at.high) {
+                multiply_keys<true>(s, q, k, STEP);
+                if (first || !trust(state, s, factor)) {
+                    if (!first)
+                        multiply_keys<true>(s, q, k, STEP);
+                    look<true>(state, s, p, at, key0, factor);
+                }
+                add_values<true>(state, s, v, STEP);
+            } else {
+                int count = at.to - key0;
+                multiply_keys<false>(s, q, k, count);
+                look<false>(state, s, p, at, key0, factor);
+                add_values<false>(state, s, v, count);
+            }
+            first = false;
         }
-        slot = slot + 1 == STAGES ? 0 : slot + 1;
     }
 
     await_copies<0>();

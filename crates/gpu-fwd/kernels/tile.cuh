@@ -46,6 +46,13 @@ THERIA_DEVICE void load_matrices_transposed(unsigned (&to)[4], unsigned address)
                  : "r"(address));
 }
 
+// The logarithm to base 2.
+THERIA_DEVICE float log2_of(float x) {
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // 2 to the power of x. Results below the smallest normal number are zero.
 THERIA_DEVICE float exp2_of(float x) {
     float y;
@@ -239,53 +246,35 @@ template <class Math, int ROWS, int COLUMNS> struct Tile {
         return tile + (row * PITCH + column) * int(sizeof(E));
     }
 
-    // Copies rows [first, first + ROWS) of a head; rows from `end` on and columns from `width` on are
-    // zero and are not read. Where rows are no whole vectors they are copied one by one, at once.
-    template <int THREADS>
-    static THERIA_DEVICE void load(unsigned tile, const View &from, int b, int h, int first, int end,
-                                   int width, bool vectors) {
-        const E *head = from.at<E>(b, h, 0);
-        constexpr int CHUNKS = COLUMNS / VECTOR;
-        if (vectors) {
-#pragma unroll
-            for (int n = 0; n < (ROWS * CHUNKS + THREADS - 1) / THREADS; ++n) {
-                int chunk = threadIdx.x + n * THREADS, row = chunk / CHUNKS, column = chunk % CHUNKS * VECTOR;
-                if (ROWS * CHUNKS % THREADS != 0 && chunk >= ROWS * CHUNKS)
-                    break;
-                bool real = first + row < end && column < width;
-                const E *source = real ? head + (first + row) * from.row + column : head;
-                copy_async(at(tile, row, column), source, real);
-            }
-        } else {
-            for (int n = threadIdx.x; n < ROWS * COLUMNS; n += THREADS) {
-                int row = n / COLUMNS, column = n % COLUMNS;
-                E x = {};
-                if (first + row < end && column < width)
-                    x = head[(first + row) * from.row + column];
-                store(at(tile, row, column), x);
-            }
-        }
-    }
-
-    // Writes the rows of a warp's own tile that exist.
-    static THERIA_DEVICE void write(unsigned tile, const View &to, int b, int h, int first, int end, int width,
+    // Writes the `left` rows of a warp's own tile that exist, from row `first` on.
+    static THERIA_DEVICE void write(unsigned tile, const View &to, int b, int h, int first, int left, int width,
                                     bool vectors) {
-        E *head = to.at<E>(b, h, 0);
-        constexpr int CHUNKS = COLUMNS / VECTOR;
+        constexpr int CHUNKS = COLUMNS / VECTOR, PASS = WARP / CHUNKS;
         int lane = threadIdx.x % WARP;
-        if (vectors) {
-#pragma unroll 4
+        E *corner = to.at<E>(b, h, first);
+        if (vectors && PASS > 0 && PASS * CHUNKS == WARP) {
+            int row = lane / CHUNKS, column = lane % CHUNKS * VECTOR;
+            unsigned from = at(tile, row, column);
+            E *out = corner + row * to.row + column;
+            if (column < width) {
+#pragma unroll
+                for (int n = 0; n < ROWS; n += PASS > 0 ? PASS : 1) {
+                    if (row + n < left)
+                        *reinterpret_cast<uint4 *>(out) = vector(from + n * PITCH * int(sizeof(E)));
+                    out += PASS * to.row;
+                }
+            }
+        } else if (vectors) {
             for (int n = lane; n < ROWS * CHUNKS; n += WARP) {
                 int row = n / CHUNKS, column = n % CHUNKS * VECTOR;
-                if (first + row < end && column < width)
-                    *reinterpret_cast<uint4 *>(head + (first + row) * to.row + column) =
-                        vector(at(tile, row, column));
+                if (row < left && column < width)
+                    *reinterpret_cast<uint4 *>(corner + row * to.row + column) = vector(at(tile, row, column));
             }
         } else {
             for (int n = lane; n < ROWS * COLUMNS; n += WARP) {
                 int row = n / COLUMNS, column = n % COLUMNS;
-                if (first + row < end && column < width)
-                    fetch(head[(first + row) * to.row + column], at(tile, row, column));
+                if (row < left && column < width)
+                    fetch(corner[row * to.row + column], at(tile, row, column));
             }
         }
     }
@@ -308,6 +297,68 @@ template <class Math, int ROWS, int COLUMNS> struct Tile {
     }
     template <class H> static THERIA_DEVICE void store(unsigned address, H x) {
         asm volatile("st.shared.u16 [%0], %1;" ::"r"(address), "h"(x.bits) : "memory");
+    }
+};
+
+// Brings the tiles of a head into shared memory, one after the other. Each thread copies the same column of
+// several rows, so what it needs to know of them is worked out once: a whole tile costs it a copy and an
+// addition for each vector.
+template <class Math, int ROWS, int COLUMNS, int THREADS> struct Loader {
+    using T = Tile<Math, ROWS, COLUMNS>;
+    using E = typename Math::Element;
+    static constexpr int CHUNKS = COLUMNS / T::VECTOR, PASS = THREADS / CHUNKS;
+    static constexpr int PASSES = (ROWS + PASS - 1) / PASS, SIZE = int(sizeof(E));
+    static_assert(PASS >= 1, "a row has more vectors than a block has threads");
+
+    const E *from; // what this thread copies first of the next tile
+
+    static THERIA_DEVICE int row() { return threadIdx.x / CHUNKS; }
+    static THERIA_DEVICE int column() { return threadIdx.x % CHUNKS * T::VECTOR; }
+
+    // Begins at a row.
+    THERIA_DEVICE Loader(const View &tensor, int b, int h, int first)
+        : from(tensor.at<E>(b, h, first + row()) + column()) {}
+
+    // Copies ROWS rows, of which `left` exist, and steps forward. Rows that do not exist and columns from
+    // `width` on are zero and are not read.
+    THERIA_DEVICE void load(unsigned tile, const View &tensor, int left, int width) {
+        if (PASS * CHUNKS != THREADS && row() >= PASS)
+            return;
+        unsigned to = T::at(tile, row(), column());
+        const E *at = from;
+        bool real = column() < width;
+        if (left >= ROWS) {
+#pragma unroll
+            for (int n = 0; n < PASSES; ++n) {
+                if (n < PASSES - 1 || ROWS % PASS == 0 || row() + n * PASS < ROWS)
+                    copy_async(to + n * PASS * T::PITCH * SIZE, at, real);
+                at += PASS * tensor.row;
+            }
+        } else {
+#pragma unroll
+            for (int n = 0; n < PASSES; ++n) {
+                if (n < PASSES - 1 || ROWS % PASS == 0 || row() + n * PASS < ROWS) {
+                    bool there = real && row() + n * PASS < left;
+                    copy_async(to + n * PASS * T::PITCH * SIZE, there ? static_cast<const void *>(at) : tensor.data,
+                               there);
+                }
+                at += PASS * tensor.row;
+            }
+        }
+        from += ROWS * tensor.row;
+    }
+
+    // The same, one element after the other and at once: for rows that are no whole vectors.
+    THERIA_DEVICE void load_elements(unsigned tile, const View &tensor, int left, int width) {
+        const E *corner = from - row() * tensor.row - column();
+        for (int n = threadIdx.x; n < ROWS * COLUMNS; n += THREADS) {
+            int i = n / COLUMNS, c = n % COLUMNS;
+            E x = {};
+            if (i < left && c < width)
+                x = corner[i * tensor.row + c];
+            T::store(T::at(tile, i, c), x);
+        }
+        from += ROWS * tensor.row;
     }
 };
 

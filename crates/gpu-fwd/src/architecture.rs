@@ -24,6 +24,15 @@ impl Architecture {
     pub fn of_capability(major: u32, minor: u32) -> Self {
         Self { number: 10 * major + minor, specific: major >= 9 }
     }
+
+    /// Bytes of shared memory that one block can have.
+    pub fn shared_memory(self) -> u32 {
+        1024 * match self.number {
+            80 | 87 => 163,
+            81..90 | 120.. => 99,
+            _ => 227,
+        }
+    }
 }
 
 impl fmt::Display for Architecture {

@@ -103,6 +103,33 @@ impl Score {
     }
 }
 
+/// A number to divide by, as `Divisor` of base.cuh takes it: division by multiplication (Granlund and
+/// Montgomery, 1994), exact for dividends below 2^31.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Divisor {
+    number: u32,
+    multiplier: u32,
+    shift: u32,
+}
+
+impl Divisor {
+    /// Of a number from 1 to 2^31 - 1; anything else counts as the nearest of them.
+    pub fn new(number: usize) -> Self {
+        let number = number.clamp(1, i32::MAX as usize) as u32;
+        let shift = u32::BITS - (number - 1).leading_zeros();
+        let multiplier = (((1_u64 << shift) - u64::from(number)) << 32) / u64::from(number) + 1;
+        Self { number, multiplier: multiplier as u32, shift }
+    }
+
+    /// What the device computes.
+    #[cfg(test)]
+    fn quotient(self, n: u32) -> u32 {
+        let high = ((u64::from(n) * u64::from(self.multiplier)) >> 32) as u32;
+        (high + n) >> self.shift
+    }
+}
+
 /// The argument of every forward kernel.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -113,18 +140,19 @@ pub struct Forward {
     out: View,
     lse: View,
     score: Score,
-    batch: i32,
-    heads: i32,
-    group: i32,
     d: i32,
     dv: i32,
     vectors: i32,
+    heads: Divisor,
+    group: Divisor,
+    section: Divisor,
+    work: Divisor,
     tiles: i32,
-    section: i32,
 }
 
 impl Forward {
-    /// That of a call, for blocks that each work on `rows` queries, and `section` heads at a time.
+    /// That of a call, for blocks that each work on `rows` queries, and on at most `section` heads at a
+    /// time.
     pub fn of<E: Element>(
         problem: &Problem,
         inputs: &Inputs<'_, Cuda, E>,
@@ -143,6 +171,8 @@ impl Forward {
         ]
         .iter()
         .all(|(view, layout)| view.has_whole_vectors(*layout, size_of::<E>()));
+        let (all, tiles) = (shape.batch * shape.heads_q, shape.t.div_ceil(rows));
+        let section = (1..=section.min(all)).rev().find(|n| all.is_multiple_of(*n)).unwrap_or(1);
         Self {
             q,
             k,
@@ -150,14 +180,14 @@ impl Forward {
             out,
             lse: View::of(&saved.lse),
             score: Score::of(problem, inputs),
-            batch: shape.batch as i32,
-            heads: shape.heads_q as i32,
-            group: shape.group() as i32,
             d: shape.d as i32,
             dv: shape.dv as i32,
             vectors: i32::from(vectors),
-            tiles: shape.t.div_ceil(rows) as i32,
-            section: section.clamp(1, (shape.batch * shape.heads_q).max(1)) as i32,
+            heads: Divisor::new(shape.heads_q),
+            group: Divisor::new(shape.group()),
+            section: Divisor::new(section),
+            work: Divisor::new(section * tiles),
+            tiles: tiles as i32,
         }
     }
 
@@ -166,8 +196,29 @@ impl Forward {
         self.vectors != 0
     }
 
-    /// Blocks of a launch: one for each tile of rows of each head.
-    pub fn blocks(&self) -> usize {
-        self.tiles as usize * self.batch as usize * self.heads as usize
+    /// Blocks of a launch for this problem: one for each tile of rows of each head.
+    pub fn blocks(&self, problem: &Problem) -> usize {
+        self.tiles as usize * problem.shape().batch * problem.shape().heads_q
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+        #[test]
+        fn division_by_multiplication_is_division(
+            number in prop_oneof![1_usize..40, 1_usize..=i32::MAX as usize],
+            n in prop_oneof![0_u32..100, 0_u32..1 << 31],
+        ) {
+            let divisor = Divisor::new(number);
+            for n in [n, n / number as u32 * number as u32, (i32::MAX as u32) - n % 3] {
+                prop_assert_eq!(divisor.quotient(n), n / number as u32, "{} / {}", n, number);
+            }
+        }
     }
 }

@@ -124,8 +124,9 @@ impl<E: Element> Attention<E> for CudaRef {
         // SAFETY: the views were held against the problem, and are borrowed while the launch is asked for;
         // whatever is asked of the device later comes after it.
         #[allow(unsafe_code)]
-        let outcome =
-            unsafe { self.kernels.launch(ReferenceForward::of(problem), parameters.blocks(), &parameters) };
+        let outcome = unsafe {
+            self.kernels.launch(ReferenceForward::of(problem), parameters.blocks(problem), &parameters)
+        };
         of_device(outcome)
     }
 }

@@ -42,9 +42,14 @@ impl CudaFused {
         self
     }
 
+    fn choose(&self, problem: &Problem, vectors: bool) -> Option<FusedForward> {
+        let device = self.cuda.device();
+        choice::choose(problem, vectors, self.precision, device.architecture(), device.multiprocessors())
+    }
+
     /// The kernel that serves a problem whose rows are whole vectors; `None` where none does.
     pub fn choice(&self, problem: &Problem) -> Option<FusedForward> {
-        choice::choose(problem, true, self.precision, self.cuda.device().multiprocessors())
+        self.choose(problem, true)
     }
 }
 
@@ -86,17 +91,15 @@ impl<E: Element> Attention<E> for CudaFused {
         _: &mut CudaWorkspace,
     ) -> Result<()> {
         let vectors = Forward::of(problem, inputs, &saved, 1, 1).vectors();
-        let device = self.cuda.device();
-        let Some(instance) = choice::choose(problem, vectors, self.precision, device.multiprocessors())
-        else {
+        let Some(instance) = self.choose(problem, vectors) else {
             return Attention::<E>::require(self, problem, Rule::Forward);
         };
-        let section = if problem.causal() == Causal::None { 1 } else { 4 };
+        let section = if problem.causal() == Causal::None { 1 } else { 16 };
         let parameters = Forward::of(problem, inputs, &saved, instance.tiling.rows() as usize, section);
         // SAFETY: the views were held against the problem, and are borrowed while the launch is asked for;
         // whatever is asked of the device later comes after it.
         #[allow(unsafe_code)]
-        let outcome = unsafe { self.kernels.launch(instance, parameters.blocks(), &parameters) };
+        let outcome = unsafe { self.kernels.launch(instance, parameters.blocks(problem), &parameters) };
         of_device(outcome)
     }
 }

@@ -7,6 +7,7 @@
 use theria_contract::{Precision, Problem};
 
 use super::{FusedForward, Masking, Products, Tiling};
+use crate::Architecture;
 
 /// Rooms for D and Dv, narrowest first.
 pub const ROOMS: [u32; 6] = [32, 64, 96, 128, 192, 256];
@@ -20,65 +21,92 @@ pub fn room(problem: &Problem) -> u32 {
 /// How much work there is for the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Load {
-    /// Blocks of the large tiling do not fill it.
+    /// Blocks of the tiling for many queries do not fill it.
     Few,
     /// They do.
     Many,
 }
 
-fn tiling(
-    [row_tiles, row_warps, key_groups, keys, step]: [u32; 5],
-    q_in_registers: bool,
-    blocks: u32,
-) -> Tiling {
-    Tiling { row_tiles, row_warps, key_groups, keys, step, stages: 2, q_in_registers, blocks }
+/// `[row tiles, row warps, key groups, keys, step, stages]`, queries in registers, blocks.
+const fn tiling(numbers: [u32; 6], q_in_registers: bool, blocks: u32) -> Tiling {
+    let [row_tiles, row_warps, key_groups, keys, step, stages] = numbers;
+    Tiling { row_tiles, row_warps, key_groups, keys, step, stages, q_in_registers, blocks }
 }
 
 /// The shipped choice.
-pub fn shipped(products: Products, room: u32, masking: Masking, load: Load) -> Tiling {
-    match (products, room) {
-        (Products::Bf16 | Products::F16, ..=64) => match (load, masking) {
-            (Load::Few, Masking::Everything) => tiling([1, 4, 1, 64, 64], true, 2),
-            (Load::Few, _) => tiling([1, 4, 2, 64, 64], true, 1),
-            (Load::Many, Masking::Everything) => tiling([1, 4, 1, 64, 64], true, 2),
-            (Load::Many, _) => tiling([2, 4, 1, 64, 64], true, 2),
-        },
-        (Products::Bf16 | Products::F16, ..=128) => match (load, masking) {
-            (Load::Many, Masking::Lengths) => tiling([2, 4, 1, 64, 64], false, 2),
-            _ => tiling([1, 4, 1, 64, 64], false, 2),
-        },
-        (Products::Bf16 | Products::F16, _) => tiling([1, 4, 1, 32, 32], false, 1),
-        (_, ..=64) => tiling([1, 4, 1, 32, 32], false, 1),
-        (_, ..=128) => tiling([1, 4, 1, 32, 16], false, 1),
-        _ => tiling([1, 4, 1, 16, 16], false, 1),
-    }
+pub fn shipped(
+    products: Products,
+    room: u32,
+    masking: Masking,
+    load: Load,
+    architecture: Architecture,
+) -> Tiling {
+    let half = matches!(products, Products::Bf16 | Products::F16);
+    let chosen = match (half, room, masking, load) {
+        (true, ..=64, Masking::Everything, _) => tiling([1, 4, 1, 64, 64, 2], true, 2),
+        (true, ..=64, _, Load::Few) => tiling([1, 4, 2, 64, 64, 2], true, 1),
+        (true, ..=32, _, Load::Many) => tiling([2, 4, 1, 64, 32, 2], false, 2),
+        (true, ..=64, _, Load::Many) => tiling([2, 4, 1, 64, 64, 2], true, 2),
+        (true, ..=96, Masking::Lengths, Load::Many) => tiling([2, 4, 1, 64, 64, 2], false, 2),
+        (true, ..=128, Masking::Everything, _) => tiling([1, 4, 1, 64, 32, 2], false, 2),
+        (true, ..=128, _, Load::Few) => tiling([1, 4, 1, 64, 64, 2], true, 2),
+        (true, ..=128, _, Load::Many) => tiling([2, 4, 1, 32, 32, 3], false, 2),
+        (true, ..=192, Masking::Everything, _) => tiling([1, 4, 1, 32, 32, 2], false, 1),
+        (true, ..=192, _, Load::Many) => tiling([1, 8, 1, 64, 64, 2], true, 1),
+        (true, ..=192, ..) => tiling([1, 4, 1, 32, 32, 2], false, 1),
+        (true, _, Masking::Everything, _) => tiling([1, 4, 1, 32, 16, 2], false, 1),
+        (true, _, _, Load::Many) => tiling([1, 8, 1, 64, 64, 2], false, 1),
+        (true, ..) => tiling([1, 4, 1, 32, 32, 2], false, 1),
+        (false, ..=64, ..) => tiling([1, 4, 1, 32, 32, 2], false, 1),
+        (false, ..=128, ..) => tiling([1, 4, 1, 32, 16, 2], false, 1),
+        (false, ..) => tiling([1, 4, 1, 16, 16, 2], false, 1),
+    };
+    let fits = |tiling: Tiling| {
+        let instance = FusedForward { products, d: room, dv: room, masking, tiling };
+        instance.shared_bytes() <= architecture.shared_memory()
+    };
+    // Smaller devices have less shared memory: fewer keys at a time, then fewer queries.
+    let smaller = |change: fn(&mut Tiling), from: Tiling| {
+        let mut tiling = from;
+        change(&mut tiling);
+        tiling
+    };
+    let fewer_keys = smaller(|tiling| (tiling.keys, tiling.stages) = (tiling.step, 2), chosen);
+    let least_keys = smaller(|tiling| (tiling.keys, tiling.step, tiling.stages) = (16, 16, 2), chosen);
+    let fewer_rows = smaller(|tiling| (tiling.row_tiles, tiling.row_warps) = (1, 2), least_keys);
+    [chosen, fewer_keys, least_keys, fewer_rows]
+        .into_iter()
+        .find(|tiling| fits(*tiling))
+        .unwrap_or(fewer_rows)
 }
 
-/// The instance for a problem on a device with this many multiprocessors.
+/// The instance for a problem on a device of this architecture with this many multiprocessors.
 pub fn choose(
     problem: &Problem,
     vectors: bool,
     precision: Precision,
+    architecture: Architecture,
     multiprocessors: u32,
 ) -> Option<FusedForward> {
     let products = Products::of(problem.dtype(), precision)?;
     let (masking, room) = (Masking::of(problem, vectors), room(problem));
     let shape = problem.shape();
-    let many = shipped(products, room, masking, Load::Many);
+    let tiling = |load| shipped(products, room, masking, load, architecture);
+    let many = tiling(Load::Many);
     let blocks = shape.t.div_ceil(many.rows() as usize) * shape.batch * shape.heads_q;
-    let load = if blocks < (multiprocessors * many.blocks) as usize { Load::Few } else { Load::Many };
-    let tiling = shipped(products, room, masking, load);
+    let filled = blocks >= (multiprocessors * many.blocks) as usize;
+    let tiling = if filled { many } else { tiling(Load::Few) };
     Some(FusedForward { products, d: room, dv: room, masking, tiling })
 }
 
 /// Every instance that [`choose`] can come to.
-pub fn all() -> Vec<FusedForward> {
+pub fn all(architecture: Architecture) -> Vec<FusedForward> {
     let mut all = Vec::new();
     for products in Products::ALL {
         for room in ROOMS {
             for masking in Masking::ALL {
                 for load in [Load::Few, Load::Many] {
-                    let tiling = shipped(products, room, masking, load);
+                    let tiling = shipped(products, room, masking, load, architecture);
                     let instance = FusedForward { products, d: room, dv: room, masking, tiling };
                     if !all.contains(&instance) {
                         all.push(instance);

@@ -5,5 +5,6 @@ mod choice;
 mod instance;
 
 pub use backend::CudaFused;
-pub use choice::{Load, all, choose, shipped};
+pub use choice::Load;
+pub(super) use choice::all;
 pub use instance::{FusedForward, Masking, Products, Tiling};
