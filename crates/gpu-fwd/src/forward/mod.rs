@@ -17,7 +17,7 @@ pub use reference::{CudaRef, ReferenceForward};
 
 use theria_contract::{Problem, Refusal};
 
-use crate::{KernelSpec, Spec};
+use crate::{Architecture, KernelSpec, Spec};
 
 /// The largest head dimension that the kernels serve.
 const WIDEST: usize = 256;
@@ -35,8 +35,9 @@ fn refused_by_all(problem: &Problem) -> Option<Refusal> {
         .then_some(Refusal::Feature("more than 2^30 - 1 queries or keys, or 2^31 - 1 rows of all heads,"))
 }
 
-/// Every instance that a call of the forward rule can come to.
-pub fn kernels() -> Vec<KernelSpec> {
+/// Every instance that a call of the forward rule can come to on a device of this architecture. Today they
+/// are the same for all.
+pub fn kernels(_: Architecture) -> Vec<KernelSpec> {
     let reference = ReferenceForward::all().map(|instance| instance.kernel());
     reference.chain(fused::all().into_iter().map(|instance| instance.kernel())).collect()
 }
