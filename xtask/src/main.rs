@@ -7,10 +7,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod builds;
 mod ci;
 mod date;
 mod docs;
 mod evidence;
+mod kernels;
 mod layers;
 mod links;
 mod phase_check;
@@ -35,6 +37,7 @@ struct Cli {
 const EXAMPLES: &str = "Examples:
   cargo xtask ci                        everything that must hold before a change is merged
   cargo xtask ci --only clippy          one step of it
+  cargo xtask kernels --check           registers, spills and shared memory of every CUDA kernel
   cargo xtask phase-check 1             run the suites of phase 1 and check its seal
   cargo xtask seal 1                    run, record and bind the evidence of phase 1
   cargo xtask unseal 1 \"grouped heads\"  reopen phase 1 and say why";
@@ -55,6 +58,17 @@ enum Task {
     },
     /// Build the guide with mdBook and the API pages with rustdoc, warnings denied
     Docs,
+    /// Compile every CUDA kernel, with no GPU, and print what it needs of a device
+    ///
+    /// The compiler, NVRTC, is fetched once by pip into the folder of build outputs.
+    Kernels {
+        /// Fail on spills, stack frames, blocks beyond the hardware, and registers beyond the budget
+        #[arg(long)]
+        check: bool,
+        /// Write the registers that were measured as the new budget
+        #[arg(long, conflicts_with = "check")]
+        bless: bool,
+    },
     /// Check that crates depend downward only, inherit the lints, and keep unsafe code at the bottom
     Layers,
     /// Find relative links in Markdown files that lead nowhere
@@ -113,6 +127,9 @@ fn run(root: &Path, task: Task) -> anyhow::Result<()> {
         }
         Task::Ci { only, skip, .. } => ci::run(root, &only, &skip),
         Task::Docs => docs::build(root),
+        Task::Kernels { check: true, .. } => kernels::check(root),
+        Task::Kernels { bless: true, .. } => kernels::bless(root),
+        Task::Kernels { .. } => kernels::print(root),
         Task::Layers => layers::check(root),
         Task::Links => links::check(root),
         Task::PhaseCheck { phase, no_run } => phase_check::check(root, phase, !no_run),
