@@ -5,16 +5,20 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use cargo_metadata::{Message, Metadata, MetadataCommand};
+use cargo_metadata::{Message, Metadata, MetadataCommand, TargetKind};
 
 /// An executable that cargo made.
 #[derive(Debug)]
 pub(crate) struct Executable {
+    pub(crate) package: String,
     pub(crate) target: String,
+    pub(crate) kind: Vec<TargetKind>,
     pub(crate) path: PathBuf,
 }
 
-/// The members of the workspace, their targets, and the folder of build outputs.
+/// The members of the workspace, their targets, and the folder of build outputs. `--no-deps` gives the
+/// declared dependencies of members: optional and target-specific ones too, with no registry and no
+/// resolution, which a cycle would stop.
 pub(crate) fn workspace(root: &Path) -> Result<Metadata> {
     let mut command = MetadataCommand::new();
     command.manifest_path(root.join("Cargo.toml")).no_deps();
@@ -23,6 +27,7 @@ pub(crate) fn workspace(root: &Path) -> Result<Metadata> {
 
 /// Runs `cargo build` with these arguments; what the compiler says goes to the terminal.
 pub(crate) fn build(root: &Path, arguments: &[String]) -> Result<Vec<Executable>> {
+    let workspace = workspace(root)?;
     let line = format!("cargo build {}", arguments.join(" "));
     println!("$ {line}");
     let mut command = Command::new("cargo");
@@ -34,7 +39,11 @@ pub(crate) fn build(root: &Path, arguments: &[String]) -> Result<Vec<Executable>
         for message in Message::parse_stream(BufReader::new(stdout)) {
             let Message::CompilerArtifact(artifact) = message? else { continue };
             let Some(path) = artifact.executable else { continue };
-            made.push(Executable { target: artifact.target.name, path: path.into() });
+            let packages = workspace.workspace_packages();
+            let package = packages.into_iter().find(|package| package.id == artifact.package_id);
+            let package = package.map(|package| package.name.to_string()).unwrap_or_default();
+            let target = artifact.target;
+            made.push(Executable { package, target: target.name, kind: target.kind, path: path.into() });
         }
     }
     let status = child.wait()?;

@@ -5,11 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
-use xshell::{Shell, cmd};
 
 use crate::phases::{self, Phase, Seal};
 use crate::sources::{self, Sources};
-use crate::{date, evidence, roadmap, suites};
+use crate::{date, evidence, revision, roadmap, suites};
 
 /// Prints what a run on another machine has to set as `THERIA_SOURCE_HASH`.
 pub(crate) fn print_source_hash(root: &Path, number: u32) -> Result<()> {
@@ -74,20 +73,8 @@ fn variables(root: &Path, folder: &Path, source_hash: &str) -> Vec<(&'static str
         ("THERIA_EVIDENCE_DIR", folder.display().to_string()),
         ("THERIA_SOURCE_HASH", source_hash.to_owned()),
     ];
-    variables.extend(git_revision(root).map(|revision| ("THERIA_GIT_REVISION", revision)));
+    variables.extend(revision::of_tree(root).map(|revision| ("THERIA_GIT_REVISION", revision)));
     variables
-}
-
-/// The commit, marked when the working tree differs from it; none outside a repository.
-fn git_revision(root: &Path) -> Option<String> {
-    if !root.join(".git").exists() {
-        return None;
-    }
-    let shell = Shell::new().ok()?;
-    shell.change_dir(root);
-    let revision = cmd!(shell, "git rev-parse --verify HEAD").quiet().ignore_stderr().read().ok()?;
-    let changes = cmd!(shell, "git status --porcelain").quiet().ignore_stderr().read().ok()?;
-    Some(if changes.is_empty() { revision } else { format!("{revision}-dirty") })
 }
 
 /// Reads and judges the evidence of a phase: its files by name and text, or every flaw found.
