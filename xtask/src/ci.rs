@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::builder::PossibleValuesParser;
 use xshell::{Shell, cmd};
 
-use crate::{docs, layers, links, phase_check, roadmap};
+use crate::{docs, kernels, layers, links, phase_check, roadmap};
 
 struct Step {
     name: &'static str,
@@ -25,6 +25,7 @@ const STEPS: &[Step] = &[
     Step { name: "links", command: "cargo xtask links", run: links::check },
     Step { name: "clippy", command: "cargo clippy --workspace --all-targets -- -D warnings", run: clippy },
     Step { name: "docs", command: "cargo xtask docs", run: docs::build },
+    Step { name: "kernels", command: "cargo xtask kernels --check", run: kernels::check },
     Step { name: "tests", command: "cargo test --workspace", run: tests },
     // The tests step has just run every suite of the workspace, so seals are only compared here.
     Step { name: "phase-check", command: "cargo xtask phase-check --no-run", run: seals },

@@ -1,7 +1,11 @@
 //! The judge of evidence files. Sealing and checking both ask it, so that what was good enough to
 //! seal is exactly what stays good enough.
+//!
+//! Evidence is bound to what it was made from ([`Origin`]): that of a suite that runs here to the
+//! phase's sources, that of a device to the kernels which the device ran.
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 /// Layout of evidence files this judge reads.
 const SCHEMA: u32 = 1;
@@ -10,8 +14,9 @@ const SCHEMA: u32 = 1;
 struct Evidence {
     schema: u32,
     phase: u32,
-    host: serde_json::Map<String, serde_json::Value>,
-    source_hash: String,
+    host: Map<String, Value>,
+    source_hash: Option<String>,
+    kernel_source_hash: Option<String>,
     cases: Vec<Case>,
     summary: Summary,
 }
@@ -43,6 +48,18 @@ enum Verdict {
     Refused,
 }
 
+/// What evidence must have been made from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Origin<'a> {
+    /// The sources of its phase, by their hash.
+    Sources(&'a str),
+    /// The kernels of the tree, by their hash, on a device.
+    Kernels(&'a str),
+}
+
+/// What evidence of a device names of its host, and what each is.
+const DEVICE_HOST: [(&str, &str); 3] = [("device", "device"), ("driver", "driver"), ("git", "revision")];
+
 /// How many cases ended which way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct Summary {
@@ -68,6 +85,10 @@ pub(crate) enum Flaw {
     Phase { given: u32, expected: u32 },
     #[error("it was made from other sources: its source_hash is {given}, expected {expected}")]
     Source { given: String, expected: String },
+    #[error("it was made with other kernels: its kernel_source_hash is {given}, the tree has {expected}")]
+    Kernels { given: String, expected: String },
+    #[error("it names no {what}: host.{key} is {given}")]
+    Nameless { key: &'static str, what: &'static str, given: String },
     #[error("its host is empty: evidence says where it was made")]
     NoHost,
     #[error("it has no cases")]
@@ -88,8 +109,8 @@ pub(crate) enum Flaw {
     Summary { given: Summary, counted: Summary },
 }
 
-/// Judges the text of one evidence file for a phase and the hash of the sources it must speak for.
-pub(crate) fn verify(text: &str, phase: u32, source_hash: &str) -> Result<Summary, Vec<Flaw>> {
+/// Judges the text of one evidence file for a phase and what it must have been made from.
+pub(crate) fn verify(text: &str, phase: u32, origin: Origin<'_>) -> Result<Summary, Vec<Flaw>> {
     let evidence: Evidence =
         serde_json::from_str(text).map_err(|error| vec![Flaw::Unreadable(error.to_string())])?;
     let mut flaws = Vec::new();
@@ -100,19 +121,49 @@ pub(crate) fn verify(text: &str, phase: u32, source_hash: &str) -> Result<Summar
     };
     require(evidence.schema == SCHEMA, Flaw::Schema { given: evidence.schema });
     require(evidence.phase == phase, Flaw::Phase { given: evidence.phase, expected: phase });
-    require(
-        evidence.source_hash == source_hash,
-        Flaw::Source { given: evidence.source_hash.clone(), expected: source_hash.to_owned() },
-    );
     require(!evidence.host.is_empty(), Flaw::NoHost);
 
     let counted = count(&evidence.cases);
     require(!evidence.cases.is_empty(), Flaw::NoCases);
     require(evidence.cases.is_empty() || counted.passed > 0, Flaw::NothingPassed);
     require(evidence.summary == counted, Flaw::Summary { given: evidence.summary, counted });
+    flaws.extend(flaws_of_origin(&evidence, origin));
     flaws.extend(evidence.cases.iter().filter_map(flaw_of));
 
     if flaws.is_empty() { Ok(counted) } else { Err(flaws) }
+}
+
+fn flaws_of_origin(evidence: &Evidence, origin: Origin<'_>) -> Vec<Flaw> {
+    let given = |hash: &Option<String>| hash.clone().unwrap_or_else(|| "missing".to_owned());
+    let mut flaws = Vec::new();
+    match origin {
+        Origin::Sources(hash) => {
+            if evidence.source_hash.as_deref() != Some(hash) {
+                flaws.push(Flaw::Source { given: given(&evidence.source_hash), expected: hash.to_owned() });
+            }
+        }
+        Origin::Kernels(hash) => {
+            if evidence.kernel_source_hash.as_deref() != Some(hash) {
+                let (given, expected) = (given(&evidence.kernel_source_hash), hash.to_owned());
+                flaws.push(Flaw::Kernels { given, expected });
+            }
+            let unnamed = DEVICE_HOST.into_iter().filter(|(key, _)| !names_something(&evidence.host, key));
+            flaws.extend(unnamed.map(|(key, what)| {
+                let given = evidence.host.get(key).map_or_else(|| "missing".to_owned(), Value::to_string);
+                Flaw::Nameless { key, what, given }
+            }));
+        }
+    }
+    flaws
+}
+
+/// Whether a key of the host says anything. Suites write "cpu" where they used no device.
+fn names_something(host: &Map<String, Value>, key: &str) -> bool {
+    match host.get(key) {
+        Some(Value::String(name)) => !matches!(name.trim(), "" | "cpu"),
+        Some(Value::Number(_)) => key == "driver",
+        _ => false,
+    }
 }
 
 fn count(cases: &[Case]) -> Summary {
@@ -141,7 +192,7 @@ fn flaw_of(case: &Case) -> Option<Flaw> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -169,7 +220,7 @@ mod tests {
     fn judge(change: impl FnOnce(&mut Value)) -> Result<Summary, Vec<Flaw>> {
         let mut evidence = honest();
         change(&mut evidence);
-        verify(&evidence.to_string(), 3, HASH)
+        verify(&evidence.to_string(), 3, Origin::Sources(HASH))
     }
 
     fn flaws(change: impl FnOnce(&mut Value)) -> Vec<Flaw> {
@@ -185,6 +236,8 @@ mod tests {
     fn evidence_for_another_phase_or_other_sources_is_caught() {
         assert!(matches!(flaws(|e| e["phase"] = 2.into())[..], [Flaw::Phase { given: 2, expected: 3 }]));
         assert!(matches!(flaws(|e| e["source_hash"] = "0ld".into())[..], [Flaw::Source { .. }]));
+        let unbound = flaws(|e| drop(e.as_object_mut().map(|file| file.remove("source_hash"))));
+        assert!(matches!(unbound[..], [Flaw::Source { .. }]), "{unbound:?}");
         assert!(matches!(flaws(|e| e["schema"] = 2.into())[..], [Flaw::Schema { given: 2 }]));
         assert!(matches!(flaws(|e| e["host"] = json!({}))[..], [Flaw::NoHost]));
     }
@@ -244,7 +297,10 @@ mod tests {
         let missing = flaws(|e| drop(e["cases"][0].as_object_mut().map(|case| case.remove("error"))));
         assert!(matches!(missing[..], [Flaw::NotANumber { .. }]), "{missing:?}");
         let infinite = honest().to_string().replace("1e-15", "1e999");
-        assert!(matches!(verify(&infinite, 3, HASH).expect_err("infinite")[..], [Flaw::Unreadable(_)]));
+        assert!(matches!(
+            verify(&infinite, 3, Origin::Sources(HASH)).expect_err("infinite")[..],
+            [Flaw::Unreadable(_)]
+        ));
     }
 
     #[test]
@@ -259,6 +315,58 @@ mod tests {
         assert!(matches!(flaws(|e| e["cases"][0]["verdict"] = "skipped".into())[..], [Flaw::Unreadable(_)]));
         let without_host = flaws(|e| drop(e.as_object_mut().map(|file| file.remove("host"))));
         assert!(matches!(without_host[..], [Flaw::Unreadable(_)]));
-        assert!(matches!(verify("", 3, HASH).expect_err("empty file")[..], [Flaw::Unreadable(_)]));
+        assert!(matches!(
+            verify("", 3, Origin::Sources(HASH)).expect_err("empty file")[..],
+            [Flaw::Unreadable(_)]
+        ));
+    }
+
+    /// Judges evidence of a device after one change.
+    fn device_flaws(change: impl FnOnce(&mut Value)) -> Vec<Flaw> {
+        let mut evidence = honest();
+        evidence["host"] = json!({ "device": "NVIDIA H200", "driver": "580.159", "git": "4a15f9c" });
+        evidence["kernel_source_hash"] = HASH.into();
+        drop(evidence.as_object_mut().map(|file| file.remove("source_hash")));
+        change(&mut evidence);
+        verify(&evidence.to_string(), 3, Origin::Kernels(HASH)).err().unwrap_or_default()
+    }
+
+    #[test]
+    fn evidence_of_a_device_is_bound_to_the_kernels_that_it_ran() {
+        assert_eq!(device_flaws(|_| {}), []);
+        assert_eq!(device_flaws(|e| e["source_hash"] = "any".into()), [], "sources are bound by the seal");
+        let other = device_flaws(|e| e["kernel_source_hash"] = "0ld".into());
+        assert!(matches!(other[..], [Flaw::Kernels { .. }]), "{other:?}");
+        let none = device_flaws(|e| e["kernel_source_hash"] = Value::Null);
+        assert!(matches!(none[..], [Flaw::Kernels { .. }]), "{none:?}");
+        let of_sources = flaws(|e| {
+            e["kernel_source_hash"] = HASH.into();
+            e["source_hash"] = "0ld".into();
+        });
+        assert!(matches!(of_sources[..], [Flaw::Source { .. }]), "one hash does not stand for the other");
+    }
+
+    #[test]
+    fn evidence_of_a_device_names_device_driver_and_revision() {
+        for wanted in ["device", "driver", "git"] {
+            for empty in [Value::Null, "".into(), " ".into(), "cpu".into()] {
+                let found = device_flaws(|e| e["host"][wanted] = empty);
+                assert!(
+                    matches!(found[..], [Flaw::Nameless { key, .. }] if key == wanted),
+                    "{wanted}: {found:?}"
+                );
+            }
+            let missing = device_flaws(|e| drop(e["host"].as_object_mut().map(|host| host.remove(wanted))));
+            assert!(matches!(missing[..], [Flaw::Nameless { .. }]), "{wanted}: {missing:?}");
+        }
+        assert_eq!(device_flaws(|e| e["host"]["driver"] = 13_000.into()), [], "a version may be a number");
+    }
+
+    #[test]
+    fn the_cases_of_a_device_are_judged_like_all_others() {
+        let edited = device_flaws(|e| e["cases"][0]["verdict"] = "failed".into());
+        assert!(edited.iter().any(|flaw| matches!(flaw, Flaw::Failed { .. })), "{edited:?}");
+        let above = device_flaws(|e| e["cases"][0]["error"] = 1.0.into());
+        assert!(matches!(above[..], [Flaw::AboveBound { .. }]), "{above:?}");
     }
 }

@@ -7,14 +7,19 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod builds;
 mod ci;
 mod date;
 mod docs;
 mod evidence;
+mod gpu_bundle;
+mod kernel_sources;
+mod kernels;
 mod layers;
 mod links;
 mod phase_check;
 mod phases;
+mod revision;
 mod roadmap;
 mod seal;
 mod sources;
@@ -35,6 +40,8 @@ struct Cli {
 const EXAMPLES: &str = "Examples:
   cargo xtask ci                        everything that must hold before a change is merged
   cargo xtask ci --only clippy          one step of it
+  cargo xtask kernels --check           registers, spills and shared memory of every CUDA kernel
+  cargo xtask gpu-bundle                what a GPU host runs; there: bash run.sh test
   cargo xtask phase-check 1             run the suites of phase 1 and check its seal
   cargo xtask seal 1                    run, record and bind the evidence of phase 1
   cargo xtask unseal 1 \"grouped heads\"  reopen phase 1 and say why";
@@ -55,6 +62,23 @@ enum Task {
     },
     /// Build the guide with mdBook and the API pages with rustdoc, warnings denied
     Docs,
+    /// Pack tests, benches and the theria command into one folder for a GPU host without Rust and git
+    GpuBundle {
+        /// Folder to make, relative to the workspace; an older bundle there is replaced
+        #[arg(long, value_name = "DIR", default_value = "gpu-bundle")]
+        out: PathBuf,
+    },
+    /// Compile every CUDA kernel, with no GPU, and print what it needs of a device
+    ///
+    /// The compiler, NVRTC, is fetched once by pip into the folder of build outputs.
+    Kernels {
+        /// Fail on spills, stack frames, blocks beyond the hardware, and registers beyond the budget
+        #[arg(long)]
+        check: bool,
+        /// Write the registers that were measured as the new budget
+        #[arg(long, conflicts_with = "check")]
+        bless: bool,
+    },
     /// Check that crates depend downward only, inherit the lints, and keep unsafe code at the bottom
     Layers,
     /// Find relative links in Markdown files that lead nowhere
@@ -113,6 +137,10 @@ fn run(root: &Path, task: Task) -> anyhow::Result<()> {
         }
         Task::Ci { only, skip, .. } => ci::run(root, &only, &skip),
         Task::Docs => docs::build(root),
+        Task::GpuBundle { out } => gpu_bundle::bundle(root, &out),
+        Task::Kernels { check: true, .. } => kernels::check(root),
+        Task::Kernels { bless: true, .. } => kernels::bless(root),
+        Task::Kernels { .. } => kernels::print(root),
         Task::Layers => layers::check(root),
         Task::Links => links::check(root),
         Task::PhaseCheck { phase, no_run } => phase_check::check(root, phase, !no_run),

@@ -61,11 +61,11 @@ fn check_seal(root: &Path, phase: &Phase) -> Result<Vec<String>> {
         }
         Ok(_) => problems.extend(record_problem(root, phase, seal.source_hash)),
     }
-    match read_evidence(&phases::results(root), phase, seal.source_hash) {
+    match read_evidence(root, &phases::results(root), phase, seal.source_hash) {
         Err(flaws) => problems.extend(flaws),
         Ok(files) if evidence_hash(&files) != seal.evidence_hash => problems.push(format!(
             "docs/results/{} is not the evidence that was sealed on {}",
-            phase.evidence.join(", docs/results/"),
+            phase.all_evidence().map(String::as_str).collect::<Vec<_>>().join(", docs/results/"),
             seal.date
         )),
         Ok(_) => {}

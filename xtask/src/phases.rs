@@ -28,9 +28,12 @@ pub(crate) struct Phase {
     pub(crate) suites: Vec<Suite>,
     #[serde(default)]
     pub(crate) sources: Vec<String>,
-    /// File names under `docs/results/`.
+    /// File names under `docs/results/`, written by the suites wherever they run.
     #[serde(default)]
     pub(crate) evidence: Vec<String>,
+    /// The same of suites that need a device: brought from there and bound to the kernels.
+    #[serde(default)]
+    pub(crate) device_evidence: Vec<String>,
     pub(crate) state: State,
     /// Why an open phase was unsealed.
     pub(crate) reason: Option<String>,
@@ -77,6 +80,11 @@ pub(crate) fn results(root: &Path) -> PathBuf {
 }
 
 impl Phase {
+    /// Every evidence file, those of a device last.
+    pub(crate) fn all_evidence(&self) -> impl Iterator<Item = &String> {
+        self.evidence.iter().chain(&self.device_evidence)
+    }
+
     /// Where the hash of each sealed source is kept.
     pub(crate) fn sources_record(&self, root: &Path) -> PathBuf {
         results(root).join(format!("phase{}.sources.json", self.number))
@@ -124,7 +132,14 @@ fn parse(text: &str) -> Result<Vec<Phase>> {
         if phase.state == State::Sealed {
             phase.seal()?;
         }
-        for name in &phase.evidence {
+        let mut names: Vec<&String> = phase.all_evidence().collect();
+        names.sort_unstable();
+        ensure!(
+            names.windows(2).all(|pair| pair[0] != pair[1]),
+            "{FILE}: phase {} names a file of evidence twice; it is made here or on a device",
+            phase.number
+        );
+        for name in names {
             ensure!(
                 !name.contains(['/', '\\']) && has_extension(name, "json"),
                 "{FILE}: evidence `{name}` of phase {} must be the name of a .json file under docs/results/",
@@ -241,6 +256,14 @@ state = "planned"
             ("an unknown state", TWO.replace("\"open\"", "\"ajar\"")),
             ("a number twice", TWO.replace("number = 1", "number = 0")),
             ("sealed without hashes", TWO.replace("\"open\"", "\"sealed\"")),
+            (
+                "evidence of two origins",
+                TWO.replace("state = \"open\"", "device_evidence = [\"phase0.json\"]\nstate = \"open\""),
+            ),
+            (
+                "evidence of a device elsewhere",
+                TWO.replace("state = \"open\"", "device_evidence = [\"/a.json\"]\nstate = \"open\""),
+            ),
             ("evidence elsewhere", TWO.replace("phase0.json", "../phase0.json")),
         ] {
             assert!(parse(&wrong).is_err(), "{what}");

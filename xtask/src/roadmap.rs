@@ -53,7 +53,7 @@ fn table(phases: &[Phase]) -> String {
         // Only a seal vouches for a file, so only sealed phases link to one.
         let evidence: Vec<String> = match phase.state {
             State::Sealed => {
-                phase.evidence.iter().map(|name| format!("[{name}](docs/results/{name})")).collect()
+                phase.all_evidence().map(|name| format!("[{name}](docs/results/{name})")).collect()
             }
             State::Open | State::Planned => Vec::new(),
         };
@@ -92,6 +92,7 @@ mod tests {
             suites: Vec::new(),
             sources: Vec::new(),
             evidence: vec!["phase4.json".to_owned()],
+            device_evidence: Vec::new(),
             state,
             reason: None,
             sealed: None,

@@ -5,11 +5,11 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
-use xshell::{Shell, cmd};
 
+use crate::evidence::{self, Origin};
 use crate::phases::{self, Phase, Seal};
 use crate::sources::{self, Sources};
-use crate::{date, evidence, roadmap, suites};
+use crate::{date, kernel_sources, revision, roadmap, suites};
 
 /// Prints what a run on another machine has to set as `THERIA_SOURCE_HASH`.
 pub(crate) fn print_source_hash(root: &Path, number: u32) -> Result<()> {
@@ -21,9 +21,11 @@ pub(crate) fn print_source_hash(root: &Path, number: u32) -> Result<()> {
 /// Runs, judges and records. Nothing is written before everything has been judged.
 pub(crate) fn seal(root: &Path, number: u32, made_elsewhere: Option<&Path>) -> Result<()> {
     let phase = phases::read_one(root, number)?;
-    for (what, named) in
-        [("sources", phase.sources.len()), ("suites", phase.suites.len()), ("evidence", phase.evidence.len())]
-    {
+    for (what, named) in [
+        ("sources", phase.sources.len()),
+        ("suites", phase.suites.len()),
+        ("evidence", phase.all_evidence().count()),
+    ] {
         ensure!(named > 0, "phase {number} names no {what}: name them in phases.toml before sealing it");
     }
     let sealed_sources = Sources::collect(root, &phase.sources)?;
@@ -34,7 +36,7 @@ pub(crate) fn seal(root: &Path, number: u32, made_elsewhere: Option<&Path>) -> R
     let counts = suites::run(root, &phase, &variables(root, run_folder.path(), &source_hash))?;
     // Where no device is present, the suites of a GPU phase are ignored with a reason, and the
     // evidence brought along speaks for them.
-    let brought = made_elsewhere.is_some() && counts.ignored > 0;
+    let brought = (made_elsewhere.is_some() || !phase.device_evidence.is_empty()) && counts.ignored > 0;
     ensure!(
         counts.passed > 0 || brought,
         "phase {number}: no test ran ({} ignored); a seal needs a suite that tests something",
@@ -46,12 +48,12 @@ pub(crate) fn seal(root: &Path, number: u32, made_elsewhere: Option<&Path>) -> R
     );
 
     let folder = made_elsewhere.unwrap_or(run_folder.path());
-    let files = match read_evidence(folder, &phase, &source_hash) {
+    let files = match read_evidence(root, folder, &phase, &source_hash) {
         Ok(files) => files,
         Err(flaws) => bail!("phase {number} cannot be sealed:\n  {}", flaws.join("\n  ")),
     };
 
-    for (name, text) in &files {
+    for (name, text) in files.iter().filter(|(name, _)| phase.evidence.contains(name)) {
         sources::write_file(&phases::results(root).join(name), text)?;
     }
     sealed_sources.write(&phase.sources_record(root))?;
@@ -74,44 +76,59 @@ fn variables(root: &Path, folder: &Path, source_hash: &str) -> Vec<(&'static str
         ("THERIA_EVIDENCE_DIR", folder.display().to_string()),
         ("THERIA_SOURCE_HASH", source_hash.to_owned()),
     ];
-    variables.extend(git_revision(root).map(|revision| ("THERIA_GIT_REVISION", revision)));
+    variables.extend(revision::of_tree(root).map(|revision| ("THERIA_GIT_REVISION", revision)));
     variables
 }
 
-/// The commit, marked when the working tree differs from it; none outside a repository.
-fn git_revision(root: &Path) -> Option<String> {
-    if !root.join(".git").exists() {
-        return None;
-    }
-    let shell = Shell::new().ok()?;
-    shell.change_dir(root);
-    let revision = cmd!(shell, "git rev-parse --verify HEAD").quiet().ignore_stderr().read().ok()?;
-    let changes = cmd!(shell, "git status --porcelain").quiet().ignore_stderr().read().ok()?;
-    Some(if changes.is_empty() { revision } else { format!("{revision}-dirty") })
-}
-
-/// Reads and judges the evidence of a phase: its files by name and text, or every flaw found.
+/// Reads and judges the evidence of a phase: its files by name and text, or every flaw found. What
+/// suites wrote lies in `folder`; what a device left behind was copied to the recorded results.
 pub(crate) fn read_evidence(
+    root: &Path,
     folder: &Path,
     phase: &Phase,
     source_hash: &str,
 ) -> Result<Vec<(String, String)>, Vec<String>> {
     let mut files = Vec::new();
     let mut flaws = Vec::new();
+    let origin = Origin::Sources(source_hash);
     for name in &phase.evidence {
-        match fs::read_to_string(folder.join(name)) {
-            Err(error) => flaws.push(format!(
-                "evidence {name} is missing: {error} (a suite writes it into THERIA_EVIDENCE_DIR)"
-            )),
-            Ok(text) => {
-                if let Err(found) = evidence::verify(&text, phase.number, source_hash) {
-                    flaws.extend(found.iter().map(|flaw| format!("evidence {name}: {flaw}")));
+        match read_file(folder, name, phase, origin) {
+            Ok(text) => files.push((name.clone(), text)),
+            Err(found) => flaws.extend(found),
+        }
+    }
+    if !phase.device_evidence.is_empty() {
+        let before = flaws.len();
+        match kernel_sources::hash(root) {
+            Err(error) => flaws.push(format!("{error:#}")),
+            Ok(kernels) => {
+                for name in &phase.device_evidence {
+                    match read_file(&phases::results(root), name, phase, Origin::Kernels(&kernels)) {
+                        Ok(text) => files.push((name.clone(), text)),
+                        Err(found) => flaws.extend(found),
+                    }
                 }
-                files.push((name.clone(), text));
             }
+        }
+        if flaws.len() > before {
+            flaws.push(format!(
+                "make it anew: `cargo xtask gpu-bundle` here, `bash run.sh test` in that folder on a GPU host, \
+                 then copy out/{} from there to docs/results/",
+                phase.device_evidence.join(", out/")
+            ));
         }
     }
     if flaws.is_empty() { Ok(files) } else { Err(flaws) }
+}
+
+fn read_file(folder: &Path, name: &str, phase: &Phase, origin: Origin<'_>) -> Result<String, Vec<String>> {
+    let text = fs::read_to_string(folder.join(name)).map_err(|error| {
+        vec![format!("evidence {name} is missing: {error} (a suite writes it into THERIA_EVIDENCE_DIR)")]
+    })?;
+    match evidence::verify(&text, phase.number, origin) {
+        Ok(_) => Ok(text),
+        Err(flaws) => Err(flaws.iter().map(|flaw| format!("evidence {name}: {flaw}")).collect()),
+    }
 }
 
 /// The hash that `phases.toml` keeps of a phase's evidence.

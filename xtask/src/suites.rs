@@ -5,8 +5,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use cargo_metadata::{MetadataCommand, TargetKind};
+use cargo_metadata::TargetKind;
 
+use crate::builds;
 use crate::phases::{Phase, Suite};
 
 /// What a run of tests reported.
@@ -18,9 +19,7 @@ pub(crate) struct Counts {
 
 /// Fails when a suite of the phase names a package or a test target that is not there.
 pub(crate) fn require(root: &Path, phase: &Phase) -> Result<()> {
-    let mut command = MetadataCommand::new();
-    command.manifest_path(root.join("Cargo.toml")).no_deps();
-    let metadata = command.exec().context("cannot read the workspace")?;
+    let metadata = builds::workspace(root)?;
     for suite in &phase.suites {
         let members = metadata.workspace_packages();
         let package = members.iter().find(|package| package.name.as_str() == suite.package);

@@ -238,6 +238,57 @@ fn evidence_made_elsewhere_seals_only_the_sources_it_was_made_from() {
 }
 
 #[test]
+fn evidence_of_a_device_seals_only_the_kernels_that_the_device_ran() {
+    const FILE: &str = "docs/results/phase0_cuda.json";
+    let workspace = Workspace::new();
+    workspace.replace("contract/tests/sum.rs", "#[test]", "#[test]\n#[ignore = \"no device here\"]");
+    workspace.replace(
+        "phases.toml",
+        "evidence = [\"phase0.json\"]",
+        "device_evidence = [\"phase0_cuda.json\"]",
+    );
+    workspace.fails(&["seal", "0"], "names no file");
+    workspace.write("crates/gpu/kernels/sum.cu", "// a kernel\n");
+    workspace.fails(&["seal", "0"], "evidence phase0_cuda.json is missing");
+    workspace.fails(&["seal", "0"], "`cargo xtask gpu-bundle` here, `bash run.sh test`");
+
+    let evidence = "{\"schema\":1,\"phase\":0,\"host\":{\"device\":\"a GPU\",\"driver\":\"580\",\"git\":\"4a15f9c\"},\
+        \"kernel_source_hash\":\"0ld\",\"cases\":[{\"name\":\"sum\",\"rule\":\"forward\",\"backend\":\"cuda-ref\",\
+        \"dtype\":\"f32\",\"error\":1e-7,\"bound\":2e-5,\"verdict\":\"passed\"}],\
+        \"summary\":{\"passed\":1,\"failed\":0,\"refused\":0}}";
+    workspace.write(FILE, evidence);
+    let refusal = workspace.xtask(&["seal", "0"]).stderr;
+    let hash = refusal.split("the tree has ").nth(1).and_then(|rest| rest.split_whitespace().next());
+    let hash = hash.unwrap_or_else(|| panic!("no hash of the kernels in:\n{refusal}"));
+    let evidence = evidence.replace("0ld", hash);
+    for (what, edited, reason) in [
+        ("a verdict", evidence.replace("verdict\":\"passed", "verdict\":\"failed"), "case sum"),
+        ("no device", evidence.replace("a GPU", ""), "names no device"),
+        ("no driver", evidence.replace("580", ""), "names no driver"),
+        ("no revision", evidence.replace("4a15f9c", ""), "names no revision"),
+    ] {
+        workspace.write(FILE, &edited);
+        let outcome = workspace.xtask(&["seal", "0"]);
+        assert!(!outcome.success && outcome.stderr.contains(reason), "{what}: {}", outcome.stderr);
+    }
+    workspace.write(FILE, &evidence);
+    workspace.passes(&["seal", "0"]);
+    workspace.passes(&["phase-check", "--no-run"]);
+    assert!(workspace.read("ROADMAP.md").contains("(docs/results/phase0_cuda.json)"));
+
+    workspace.write("crates/gpu/kernels/sum.cu", "// another kernel\n");
+    workspace.fails(&["phase-check", "--no-run"], "it was made with other kernels");
+    workspace.fails(&["phase-check", "--no-run"], "copy out/phase0_cuda.json");
+    workspace.write("crates/gpu/kernels/sum.cu", "// a kernel\n");
+    workspace.passes(&["phase-check", "--no-run"]);
+    workspace.replace(FILE, "\"sum\"", "\"another\"");
+    workspace.fails(&["phase-check", "--no-run"], "is not the evidence that was sealed");
+    workspace.write(FILE, &evidence);
+    workspace.write("contract/src/lib.rs", "pub fn two_and_two() -> i32 {\n    4\n}\n");
+    workspace.fails(&["phase-check", "--no-run"], "changed contract/src/lib.rs");
+}
+
+#[test]
 fn a_repository_is_read_through_git_and_ignored_files_do_not_count() {
     let workspace = Workspace::new();
     let git = |arguments: &[&str]| {

@@ -68,7 +68,7 @@ impl<S: Spec> Library<S> {
     pub unsafe fn launch(&self, spec: S, blocks: usize, parameters: &S::Parameters) -> Result<()> {
         let kernel = self.get(spec)?;
         // The driver's limit. Nothing that fits in memory comes near it.
-        let count = u32::try_from(blocks).ok().filter(|count| *count <= i32::MAX as u32);
+        let count = u32::try_from(blocks).ok().filter(|count| i32::try_from(*count).is_ok());
         let Some(blocks) = count else { return Err(Error::TooManyBlocks { blocks }) };
         if blocks == 0 {
             return Ok(());

@@ -8,6 +8,7 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("score.cuh", include_str!("../kernels/score.cuh")),
     ("tile.cuh", include_str!("../kernels/tile.cuh")),
     ("forward.cuh", include_str!("../kernels/forward.cuh")),
+    ("warp.cuh", include_str!("../kernels/warp.cuh")),
 ];
 
 /// The forward rule of `cuda-ref`.

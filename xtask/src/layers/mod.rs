@@ -8,15 +8,15 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
+use cargo_metadata::{DependencyKind, Package};
 use toml_edit::DocumentMut;
 
-use crate::sources;
+use crate::{builds, sources};
 use rule::Edge;
 
 /// Fails with every breach found, so that one run shows them all.
 pub(crate) fn check(root: &Path) -> Result<()> {
-    let metadata = read_metadata(root)?;
+    let metadata = builds::workspace(root)?;
     let members = metadata.workspace_packages();
     let names: Vec<&str> = members.iter().map(|package| package.name.as_str()).collect();
     let edges = edges(&members);
@@ -29,14 +29,6 @@ pub(crate) fn check(root: &Path) -> Result<()> {
         return Ok(());
     }
     bail!("the layers of the workspace are broken:\n  {}", breaches.join("\n  "));
-}
-
-/// `--no-deps` gives the declared dependencies of members: optional and target-specific ones too,
-/// with no registry and no resolution, which a cycle would stop.
-fn read_metadata(root: &Path) -> Result<Metadata> {
-    let mut command = MetadataCommand::new();
-    command.manifest_path(root.join("Cargo.toml")).no_deps();
-    command.exec().with_context(|| format!("cannot read the workspace at {}", root.display()))
 }
 
 fn edges(members: &[&Package]) -> Vec<Edge> {

@@ -10,10 +10,10 @@ use super::{FusedForward, Masking, Products, Tiling};
 use crate::Architecture;
 
 /// Rooms for D and Dv, narrowest first.
-pub const ROOMS: [u32; 6] = [32, 64, 96, 128, 192, 256];
+pub(super) const ROOMS: [u32; 6] = [32, 64, 96, 128, 192, 256];
 
 /// Room for both head dimensions.
-pub fn room(problem: &Problem) -> u32 {
+pub(super) fn room(problem: &Problem) -> u32 {
     let widest = problem.shape().d.max(problem.shape().dv) as u32;
     ROOMS.into_iter().find(|room| *room >= widest).unwrap_or(ROOMS[ROOMS.len() - 1])
 }
@@ -34,7 +34,7 @@ const fn tiling(numbers: [u32; 6], q_in_registers: bool, blocks: u32) -> Tiling 
 }
 
 /// The shipped choice.
-pub fn shipped(
+pub(super) fn shipped(
     products: Products,
     room: u32,
     masking: Masking,
@@ -81,7 +81,7 @@ pub fn shipped(
 }
 
 /// The instance for a problem on a device of this architecture with this many multiprocessors.
-pub fn choose(
+pub(super) fn choose(
     problem: &Problem,
     vectors: bool,
     precision: Precision,
@@ -100,7 +100,7 @@ pub fn choose(
 }
 
 /// Every instance that [`choose`] can come to.
-pub fn all(architecture: Architecture) -> Vec<FusedForward> {
+pub(in crate::forward) fn all(architecture: Architecture) -> Vec<FusedForward> {
     let mut all = Vec::new();
     for products in Products::ALL {
         for room in ROOMS {

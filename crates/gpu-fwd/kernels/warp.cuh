@@ -1,0 +1,324 @@
+// The parts of a forward kernel on tensor cores: what a warp owns and carries, its products, and what becomes
+// of its scores. The including source has set the constants below.
+//
+// A block has ROW_WARPS × KEY_GROUPS warps. A warp owns 16·ROW_TILES queries; all warps of a key group share
+// the keys of a stage. Keys come through a ring of STAGES stages in shared memory, copied asynchronously while
+// the stage before is worked on: one barrier a stage.
+#pragma once
+#include "forward.cuh"
+#include "tile.cuh"
+
+namespace theria {
+
+// Which scores need a look before they count.
+enum Masking {
+    LENGTHS = 0,   // keys beyond the length of their batch entry alone
+    INTERVALS = 1, // causal masks and windows too
+    EVERYTHING = 2 // bias, boolean mask, dropout, any scale, any alignment
+};
+
+using Math = THERIA_MATH;
+using E = Math::Element;
+constexpr int D = THERIA_D, DV = THERIA_DV;
+constexpr int ROW_TILES = THERIA_ROW_TILES, ROW_WARPS = THERIA_ROW_WARPS, KEY_GROUPS = THERIA_KEY_GROUPS;
+constexpr int KEYS = THERIA_KEYS, STEP = THERIA_STEP, STAGES = THERIA_STAGES;
+constexpr bool Q_IN_REGISTERS = THERIA_Q_IN_REGISTERS;
+constexpr int MASKING = THERIA_MASKING;
+
+constexpr int THREADS = ROW_WARPS * KEY_GROUPS * WARP;
+constexpr int WARP_ROWS = 16 * ROW_TILES, BLOCK_ROWS = WARP_ROWS * ROW_WARPS;
+constexpr int STAGE_KEYS = KEYS * KEY_GROUPS;
+constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
+
+using QueryTile = Tile<Math, BLOCK_ROWS, D>;
+using KeyTile = Tile<Math, STAGE_KEYS, D>;
+using ValueTile = Tile<Math, STAGE_KEYS, DV>;
+
+// What a warp carries along the keys. Each lane has two rows of each of its row tiles.
+struct State {
+    Piece out[ROW_TILES][DV / 8];
+    float reference[ROW_TILES][2]; // r; -inf until a key is seen
+    float sum[ROW_TILES][2];       // of the columns of this lane
+
+    THERIA_DEVICE State() : out{}, sum{} {
+#pragma unroll
+        for (int r = 0; r < ROW_TILES; ++r)
+            reference[r][0] = reference[r][1] = -infinity();
+    }
+};
+
+// What exponents are taken against. Where nothing was seen yet every score is -inf, and -inf - 0 is what it
+// should be.
+static THERIA_DEVICE float base_of(float reference) { return reference == -infinity() ? 0 : reference; }
+
+// A warp's queries as operands.
+struct Queries {
+    unsigned tile;
+    Math::A kept[ROW_TILES][Q_IN_REGISTERS ? D / Math::K : 1];
+
+    THERIA_DEVICE Math::A read(int r, int k) const {
+        return Math::load_a<QueryTile::PITCH>(QueryTile::at(tile, 16 * r, k * Math::K), threadIdx.x % WARP);
+    }
+    THERIA_DEVICE void keep() {
+#pragma unroll
+        for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+            for (int k = 0; k < D / Math::K; ++k)
+                kept[r][k] = read(r, k);
+    }
+    THERIA_DEVICE Math::A at(int r, int k) const { return Q_IN_REGISTERS ? kept[r][Q_IN_REGISTERS ? k : 0] : read(r, k); }
+};
+
+// Where a warp works.
+struct Rows {
+    int b, h;
+    int first;      // its first row
+    int length;     // keys of the batch entry
+    int from, to;   // keys that one of its rows sees lie in [from, to)
+    int low, high;  // keys in [low, high) are seen by all of them
+
+    // Those of a warp of a block that begins at `block_row`.
+    THERIA_DEVICE Rows(const Forward &p, const Place &place, int block_row, int row_warp)
+        : b(place.b), h(place.h), first(block_row + row_warp * WARP_ROWS), length(p.score.keys_of(place.b)) {
+        int last = min_of(first + WARP_ROWS, p.score.t) - 1;
+        if (MASKING == LENGTHS) {
+            from = low = 0;
+            to = high = length;
+        } else {
+            from = p.score.first_key(first, length);
+            to = p.score.end_key(last, length);
+            low = p.score.first_key(last, length);
+            high = p.score.end_key(first, length);
+        }
+        if (first >= p.score.t)
+            to = 0; // rows that are not there see nothing
+    }
+
+    // Whether a step concerns this warp, and whether all its rows see all keys of it.
+    THERIA_DEVICE bool concerned(int key0) const {
+        return key0 < to && (MASKING == LENGTHS || key0 + STEP > from);
+    }
+    THERIA_DEVICE bool whole(int key0) const { return key0 >= low && key0 + STEP <= high; }
+
+    THERIA_DEVICE int row(int r, int half) const { return first + 16 * r + 8 * half + threadIdx.x % WARP / 4; }
+};
+
+// The keys that a row of a block sees lie in [begin, end), and `begin` starts a piece of sixteen.
+struct Keys {
+    int begin, end;
+
+    THERIA_DEVICE Keys(const Forward &p, int block_row, int length) {
+        int last = min_of(block_row + BLOCK_ROWS, p.score.t) - 1;
+        begin = MASKING == LENGTHS ? 0 : p.score.first_key(block_row, length) & ~15;
+        end = MASKING == LENGTHS ? length : p.score.end_key(last, length);
+    }
+};
+
+// What turns S into exponents of 2. Where scores are looked at they have their scale by then.
+static THERIA_DEVICE float exponent_factor(const Forward &p) {
+    return MASKING == EVERYTHING ? LOG2_E : float(p.score.scale) * LOG2_E;
+}
+
+using Scores = Piece[ROW_TILES][STEP / 8];
+
+// S = Q·Kᵀ of the first `count` keys of a step, without scale.
+template <bool WHOLE>
+static THERIA_DEVICE void multiply_keys(Scores &s, const Queries &q, unsigned keys, int count) {
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int n = 0; n < STEP / 8; ++n)
+            s[r][n] = {};
+#pragma unroll
+    for (int k = 0; k < D / Math::K; ++k) {
+        Math::A a[ROW_TILES];
+#pragma unroll
+        for (int r = 0; r < ROW_TILES; ++r)
+            a[r] = q.at(r, k);
+#pragma unroll
+        for (int n = 0; n < STEP / 16; ++n) {
+            if (!WHOLE && 16 * n >= count)
+                break;
+            Math::B b[2];
+            Math::load_b_rows<KeyTile::PITCH>(b, KeyTile::at(keys, 16 * n, k * Math::K), lane);
+#pragma unroll
+            for (int r = 0; r < ROW_TILES; ++r) {
+                Math::multiply(s[r][2 * n], a[r], b[0]);
+                Math::multiply(s[r][2 * n + 1], a[r], b[1]);
+            }
+        }
+    }
+}
+
+// O += P·V of the first `count` keys of a step.
+template <bool WHOLE>
+static THERIA_DEVICE void add_values(State &state, const Scores &s, unsigned values, int count) {
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int k = 0; k < STEP / Math::K; ++k) {
+        if (!WHOLE && Math::K * k >= count)
+            break;
+        Math::A a[ROW_TILES];
+#pragma unroll
+        for (int r = 0; r < ROW_TILES; ++r)
+            a[r] = Math::from_pieces(&s[r][k * Math::PIECES]);
+#pragma unroll
+        for (int n = 0; n < DV / 16; ++n) {
+            Math::B b[2];
+            Math::load_b_columns<ValueTile::PITCH>(b, ValueTile::at(values, k * Math::K, 16 * n), lane);
+#pragma unroll
+            for (int r = 0; r < ROW_TILES; ++r) {
+                Math::multiply(state.out[r][2 * n], a[r], b[0]);
+                Math::multiply(state.out[r][2 * n + 1], a[r], b[1]);
+            }
+        }
+    }
+}
+
+// Scale, bias and visibility: unless the step is WHOLE some scores may not count.
+template <bool WHOLE>
+static THERIA_DEVICE void look(Scores &s, const Forward &p, const Rows &at, int key0) {
+    if (WHOLE && MASKING != EVERYTHING)
+        return;
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            int i = at.row(r, half);
+            int first = MASKING == LENGTHS ? 0 : p.score.first_key(i, at.length);
+            int end = MASKING == LENGTHS ? at.length : p.score.end_key(i, at.length);
+#pragma unroll
+            for (int n = 0; n < STEP / 8; ++n)
+#pragma unroll
+                for (int c = 0; c < 2; ++c) {
+                    float &x = s[r][n].x[2 * half + c];
+                    int j = key0 + 8 * n + 2 * (lane % 4) + c;
+                    bool seen = WHOLE || (j < end && (MASKING == LENGTHS || j >= first));
+                    if (MASKING == EVERYTHING) {
+                        x *= float(p.score.scale);
+                        seen = seen && i < p.score.t && p.score.lets_see(at.b, at.h, i, j);
+                        if (seen && p.score.bias.data)
+                            x += p.score.bias_at<E>(at.b, at.h, i, j);
+                    }
+                    x = seen ? x : -infinity();
+                }
+        }
+}
+
+// Moves the reference of every row to the maximum of what it has seen, and scales l and O to it.
+static THERIA_DEVICE void refer(State &state, const Scores &s, float factor) {
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            float top = -infinity(), &reference = state.reference[r][half];
+#pragma unroll
+            for (int n = 0; n < STEP / 8; ++n)
+                top = fmaxf(top, fmaxf(s[r][n].x[2 * half], s[r][n].x[2 * half + 1]));
+            top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, 1));
+            top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, 2));
+            top = fmaxf(top * factor, reference);
+            float shrink = exp2_of(reference - base_of(top));
+            reference = top;
+            state.sum[r][half] *= shrink;
+#pragma unroll
+            for (int n = 0; n < DV / 8; ++n) {
+                state.out[r][n].x[2 * half] *= shrink;
+                state.out[r][n].x[2 * half + 1] *= shrink;
+            }
+        }
+}
+
+// P = 2^(S·factor - r) in place of S.
+static THERIA_DEVICE void exponentials(const State &state, Scores &s, float factor) {
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+            float base = base_of(state.reference[r][c / 2]);
+#pragma unroll
+            for (int n = 0; n < STEP / 8; ++n)
+                s[r][n].x[c] = exp2_of(fmaf(s[r][n].x[c], factor, -base));
+        }
+}
+
+// l += Σ P.
+static THERIA_DEVICE void add_sums(State &state, const Scores &s) {
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+#pragma unroll
+            for (int n = 0; n < STEP / 8; ++n)
+                state.sum[r][half] += s[r][n].x[2 * half] + s[r][n].x[2 * half + 1];
+}
+
+// z ∘ P: what dropout drops is zero. The factor of what it keeps comes at the end.
+static THERIA_DEVICE void drop(Scores &s, const Forward &p, const Rows &at, int key0) {
+    if (MASKING != EVERYTHING || p.score.threshold == 0)
+        return;
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+#pragma unroll
+            for (int n = 0; n < STEP / 8; ++n) {
+                Philox words(p.score, (key0 + 8 * n + 2 * (lane % 4)) / 4, at.row(r, half), at.h, at.b);
+                if ((lane % 2 == 0 ? words.word[0] : words.word[2]) < p.score.threshold)
+                    s[r][n].x[2 * half] = 0;
+                if ((lane % 2 == 0 ? words.word[1] : words.word[3]) < p.score.threshold)
+                    s[r][n].x[2 * half + 1] = 0;
+            }
+}
+
+// O and lse of a warp's rows, by way of shared memory of its own: whole vectors go out where they can.
+static THERIA_DEVICE void write(const State &state, unsigned memory, const Forward &p, const Rows &at) {
+    using OutTile = Tile<Math, WARP_ROWS, DV>;
+    int lane = threadIdx.x % WARP;
+    float sum[ROW_TILES][2];
+    unsigned empty = 0, lost = 0; // a bit for each row of this lane
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            float &x = sum[r][half] = state.sum[r][half];
+            x += __shfl_xor_sync(FULL_WARP, x, 1);
+            x += __shfl_xor_sync(FULL_WARP, x, 2);
+            if (x == 0 && at.row(r, half) < p.score.t)
+                empty |= 1 << (2 * r + half);
+        }
+#pragma unroll 1
+    for (unsigned rest = empty; rest; rest &= rest - 1) {
+        int bit = __ffs(rest) - 1;
+        if (p.score.overflowed<E>(at.b, at.h, at.row(bit / 2, bit % 2), at.length))
+            lost |= 1 << bit;
+    }
+
+    float *lse_at = p.lse.at<float>(at.b, at.h, at.row(0, 0));
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            unsigned bit = 1 << (2 * r + half);
+            float lse = (state.reference[r][half] + log2_of(sum[r][half])) * LN_2;
+            float factor = __fdividef(float(p.score.kept), sum[r][half]);
+            if (empty & bit) {
+                lse = lost & bit ? not_a_number() : -infinity();
+                factor = lost & bit ? not_a_number() : 0;
+            }
+            if (lane % 4 == 0 && at.row(r, half) < p.score.t)
+                *lse_at = lse;
+            lse_at += 8 * p.lse.row;
+#pragma unroll
+            for (int n = 0; n < DV / 8; ++n)
+                Math::store_pair(OutTile::at(memory, 16 * r + 8 * half + lane / 4, 8 * n + 2 * (lane % 4)),
+                                 state.out[r][n].x[2 * half] * factor, state.out[r][n].x[2 * half + 1] * factor);
+        }
+    __syncwarp();
+    OutTile::write(memory, p.out, at.b, at.h, at.first, p.score.t - at.first, p.dv, p.vectors);
+}
+
+} // namespace theria
