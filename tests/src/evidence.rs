@@ -145,16 +145,20 @@ fn row_of(outcome: &Outcome) -> Row {
     }
 }
 
-/// Writes `phaseN.json` if a seal asked for evidence.
-///
-/// # Panics
-/// If it was asked for and cannot be written, or there are no rows.
-pub fn write(phase: u32, rows: &[Row]) {
-    let Some(folder) = std::env::var_os("THERIA_EVIDENCE_DIR").map(PathBuf::from) else { return };
-    assert!(!rows.is_empty(), "phase {phase} has no rows to give as evidence");
-    let count = |verdict| rows.iter().filter(|row| row.verdict == verdict).count();
-    let variable = |name| std::env::var(name).unwrap_or_default();
-    let head = json!({
+/// Where a suite ran.
+#[derive(Clone, Debug)]
+pub struct Ran {
+    /// The name of the file.
+    pub file: String,
+    /// `host` of the file.
+    pub host: Value,
+    /// What binds it to its sources: `source_hash` or `kernel_source_hash`.
+    pub hash: (&'static str, String),
+}
+
+/// What every host says of itself.
+fn processor() -> Value {
+    json!({
         "device": "cpu",
         "driver": Value::Null,
         "cuda": Value::Null,
@@ -162,16 +166,57 @@ pub fn write(phase: u32, rows: &[Row]) {
         "threads": std::thread::available_parallelism().map_or(1, usize::from),
         "git": variable("THERIA_GIT_REVISION"),
         "clocks": Value::Null,
-    });
+    })
+}
+
+impl Ran {
+    /// On the processor.
+    fn here(phase: u32) -> Self {
+        let hash = ("source_hash", variable("THERIA_SOURCE_HASH"));
+        Self { file: format!("phase{phase}.json"), host: processor(), hash }
+    }
+
+    /// On a device: what it is called, and its driver, CUDA version and clocks.
+    pub fn on_device(phase: u32, kernels: String, facts: [(&str, Value); 4]) -> Self {
+        let mut host = processor();
+        for (key, fact) in facts {
+            host[key] = fact;
+        }
+        Self { file: format!("phase{phase}_cuda.json"), host, hash: ("kernel_source_hash", kernels) }
+    }
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_default()
+}
+
+/// Writes `phaseN.json` if a seal asked for evidence.
+///
+/// # Panics
+/// If it was asked for and cannot be written, or there are no rows.
+pub fn write(phase: u32, rows: &[Row]) {
+    write_as(phase, rows, &Ran::here(phase));
+}
+
+/// Writes the evidence of a suite that ran there, if it was asked for.
+///
+/// # Panics
+/// If it was asked for and cannot be written, or there are no rows.
+pub fn write_as(phase: u32, rows: &[Row], ran: &Ran) {
+    let Some(folder) = std::env::var_os("THERIA_EVIDENCE_DIR").map(PathBuf::from) else { return };
+    assert!(!rows.is_empty(), "phase {phase} has no rows to give as evidence");
+    let count = |verdict| rows.iter().filter(|row| row.verdict == verdict).count();
     let summary =
         json!({ "passed": count("passed"), "failed": count("failed"), "refused": count("refused") });
     // One row a line: a change of one number is a change of one line.
     let lines: Vec<String> = rows.iter().map(|row| format!("    {}", row.json())).collect();
+    let (key, hash) = &ran.hash;
     let text = format!(
-        "{{\n  \"schema\": 1,\n  \"phase\": {phase},\n  \"host\": {head},\n  \"source_hash\": {},\n  \"cases\": [\n{}\n  ],\n  \"summary\": {summary}\n}}\n",
-        json!(variable("THERIA_SOURCE_HASH")),
+        "{{\n  \"schema\": 1,\n  \"phase\": {phase},\n  \"host\": {},\n  \"{key}\": {},\n  \"cases\": [\n{}\n  ],\n  \"summary\": {summary}\n}}\n",
+        ran.host,
+        json!(hash),
         lines.join(",\n"),
     );
-    let path = folder.join(format!("phase{phase}.json"));
+    let path = folder.join(&ran.file);
     std::fs::write(&path, text).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
 }

@@ -4,7 +4,10 @@
 #![forbid(unsafe_code)]
 
 pub mod calls;
+pub mod device;
 pub mod evidence;
 pub mod fixtures;
 pub mod judging;
+pub mod on_device;
+pub mod problems;
 pub mod proving;

@@ -1,68 +1,9 @@
 //! Random problems over every feature: streaming agrees with dense, whatever is combined, in every rule.
 
 use proptest::prelude::*;
-use theria_contract::conformance::{Amplitude, Case, MaskPattern, Memory, Suite};
-use theria_contract::{Attention, Causal, DType, Host, Problem, Window};
-
-/// Axes of a broadcast shape: each is 1 or that of the scores.
-fn broadcast(scores: [usize; 4], keep: [bool; 4]) -> [usize; 4] {
-    std::array::from_fn(|axis| if keep[axis] { scores[axis] } else { 1 })
-}
-
-fn any_case() -> impl Strategy<Value = Case> {
-    let sizes = (0_usize..3, 1_usize..3, 1_usize..4, 0_usize..300, 0_usize..600, 1_usize..20, 1_usize..20);
-    let masks = (
-        prop::sample::select(vec![Causal::None, Causal::TopLeft, Causal::BottomRight]),
-        prop::option::weighted(0.3, 0_usize..80),
-        prop::option::weighted(0.3, 0_usize..80),
-        prop::option::weighted(0.3, prop::array::uniform4(prop::bool::ANY)),
-        prop::option::weighted(0.3, prop::array::uniform4(prop::bool::ANY)),
-    );
-    let others = (
-        prop::bool::weighted(0.3),
-        prop::option::weighted(0.2, 0.0_f64..0.9),
-        prop::option::weighted(0.3, -0.5_f64..0.5),
-        prop::sample::select(vec![Memory::Contiguous, Memory::HeadsInside, Memory::Padded]),
-        0_u32..120,
-        prop::collection::vec(0_u32..1000, 3),
-    );
-    (sizes, masks, others).prop_map(|(sizes, masks, others)| {
-        let (batch, heads_kv, group, t, m, d, dv) = sizes;
-        let (causal, left, right, bias, mask) = masks;
-        let (lengths, dropout, scale, memory, hidden_by_bias, shares) = others;
-        let mut builder = Problem::builder(DType::F64)
-            .batch(batch)
-            .heads(heads_kv * group, heads_kv)
-            .lengths(t, m)
-            .head_dims(d, dv)
-            .causal(causal)
-            .window(Window { left, right });
-        let scores = [batch, heads_kv * group, t, m];
-        if let Some(keep) = bias {
-            builder = builder.bias(broadcast(scores, keep));
-        }
-        if let Some(keep) = mask {
-            builder = builder.mask(broadcast(scores, keep));
-        }
-        if lengths {
-            builder = builder.key_lengths();
-        }
-        if let Some(p) = dropout {
-            builder = builder.dropout(p, 11);
-        }
-        if let Some(scale) = scale {
-            builder = builder.scale(scale);
-        }
-        Case {
-            amplitude: Amplitude::Moderate,
-            memory,
-            mask: MaskPattern::Random,
-            key_lengths: (0..batch).map(|b| (shares[b] as usize * m / 999) as i32).collect(),
-            hidden_by_bias,
-            ..Case::new("random problem", builder.build().expect("a valid problem"))
-        }
-    })
-}
+use theria_contract::conformance::{Case, Suite};
+use theria_contract::{Attention, Host};
+use theria_tests::problems::any_case;
 
 fn agree(
     case: Case,
@@ -77,12 +18,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 100, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn forward_and_backward_agree_with_the_textbook_on_any_problem(case in any_case()) {
+    fn forward_and_backward_agree_with_the_textbook_on_any_problem(case in any_case(19)) {
         agree(case, &theria_reference::Streaming::new(), &theria_reference::Dense::new());
     }
 
     #[test]
-    fn every_rule_agrees_with_the_textbook_on_any_problem(case in any_case()) {
+    fn every_rule_agrees_with_the_textbook_on_any_problem(case in any_case(19)) {
         agree(case, &theria_jvp_hvp::Streaming::new(), &theria_jvp_hvp::Dense::new());
     }
 }

@@ -19,6 +19,13 @@ struct Forward {
     int tiles;       // tiles of rows of one head
 };
 
+// What the two kernels of `cuda-fast` are given. Filled by `Fast::of` in parameters.rs.
+struct Fast {
+    Forward forward;
+    View weights;  // z ∘ P of each row against the maximum of the row, with room for M in whole sixteens
+    View rows;     // r and l of each row, in f32
+};
+
 // Where a block works: a tile of rows of one head.
 //
 // Heads are taken in sections. Within a section the last tiles of all its heads come first: under a causal

@@ -128,17 +128,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
         commit_copies();
     };
 
-    Loader<Math, BLOCK_ROWS, D, THREADS> load_q(p.q, place.b, place.h, block_row);
-    if (vectors)
-        load_q.load(queries, p.q, p.score.t - block_row, p.d);
-    else
-        load_q.load_elements(queries, p.q, p.score.t - block_row, p.d);
+    load_queries(queries, p, place, block_row, vectors);
 #pragma unroll
     for (int stage = 0; stage < STAGES - 1; ++stage)
         load_stage(stage, stage);
 
-    Queries q;
-    q.tile = QueryTile::at(queries, row_warp * WARP_ROWS, 0);
+    Queries q(queries, row_warp);
     if (Q_IN_REGISTERS) {
         await_copies<STAGES - 2>();
         __syncthreads();

@@ -102,6 +102,16 @@ template <class E> struct Half {
         b[1] = {x[2], x[3]};
     }
 
+    // The same for an operand beside one that was loaded: `Single` knows a difference.
+    template <int PITCH> static THERIA_DEVICE void load_b_matching(B (&b)[2], unsigned at, int lane) {
+        load_b_columns<PITCH>(b, at, lane);
+    }
+
+    // Two neighbours into memory.
+    static THERIA_DEVICE void write_pair(E *at, float first, float second) {
+        *reinterpret_cast<unsigned *>(at) = pair(first, second);
+    }
+
     // Two neighbours into a tile.
     static THERIA_DEVICE void store_pair(unsigned at, float first, float second) {
         asm volatile("st.shared.b32 [%0], %1;" ::"r"(at), "r"(pair(first, second)) : "memory");
@@ -203,18 +213,32 @@ template <int TERMS> struct Single {
             split(b[n / 2].x, n % 2, __uint_as_float(x[n]));
     }
 
-    // An accumulator has columns 2t and 2t + 1 where an operand has depths t and t + 4. The depth of a
-    // product may be counted in any order, so the rows of the other operand are taken in that order.
+    // Beside an operand that comes from accumulators. An accumulator has columns 2t and 2t + 1 where an
+    // operand has depths t and t + 4. The depth of a product may be counted in any order, so the rows of
+    // this operand are taken in that order.
     template <int PITCH> static THERIA_DEVICE void load_b_columns(B (&b)[2], unsigned at, int lane) {
+        load_b<PITCH>(b, at, 2 * (lane % 4), 1, lane);
+    }
+
+    // Beside an operand that was loaded.
+    template <int PITCH> static THERIA_DEVICE void load_b_matching(B (&b)[2], unsigned at, int lane) {
+        load_b<PITCH>(b, at, lane % 4, 4, lane);
+    }
+
+    template <int PITCH>
+    static THERIA_DEVICE void load_b(B (&b)[2], unsigned at, int first, int next, int lane) {
 #pragma unroll
         for (int n = 0; n < 4; ++n) {
             float x;
-            int row = 2 * (lane % 4) + n % 2, column = lane / 4 + n / 2 * 8;
+            int row = first + n % 2 * next, column = lane / 4 + n / 2 * 8;
             asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(at + (row * PITCH + column) * 4));
             split(b[n / 2].x, n % 2, x);
         }
     }
 
+    static THERIA_DEVICE void write_pair(float *at, float first, float second) {
+        *reinterpret_cast<float2 *>(at) = {first, second};
+    }
     static THERIA_DEVICE void store_pair(unsigned at, float first, float second) {
         asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at), "f"(first), "f"(second) : "memory");
     }

@@ -28,6 +28,9 @@ constexpr int MASKING = THERIA_MASKING;
 constexpr int THREADS = ROW_WARPS * KEY_GROUPS * WARP;
 constexpr int WARP_ROWS = 16 * ROW_TILES, BLOCK_ROWS = WARP_ROWS * ROW_WARPS;
 constexpr int STAGE_KEYS = KEYS * KEY_GROUPS;
+// Products along D that are written out one after the other. Those of f32 are many, and the compiler would
+// prepare the addresses of all of them.
+constexpr int DEPTH_AT_ONCE = Q_IN_REGISTERS || Math::K == 16 ? D / Math::K : 4;
 constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
 
 using QueryTile = Tile<Math, BLOCK_ROWS, D>;
@@ -59,6 +62,10 @@ struct Queries {
     THERIA_DEVICE Math::A read(int r, int k) const {
         return Math::load_a<QueryTile::PITCH>(QueryTile::at(tile, 16 * r, k * Math::K), threadIdx.x % WARP);
     }
+    // Those of a warp, out of the block's tile.
+    THERIA_DEVICE Queries(unsigned block_tile, int row_warp)
+        : tile(QueryTile::at(block_tile, row_warp * WARP_ROWS, 0)) {}
+
     THERIA_DEVICE void keep() {
 #pragma unroll
         for (int r = 0; r < ROW_TILES; ++r)
@@ -114,6 +121,15 @@ struct Keys {
     }
 };
 
+// Brings the queries of a block into shared memory.
+static THERIA_DEVICE void load_queries(unsigned tile, const Forward &p, const Place &place, int block_row, bool vectors) {
+    Loader<Math, BLOCK_ROWS, D, THREADS> load(p.q, place.b, place.h, block_row);
+    if (vectors)
+        load.load(tile, p.q, p.score.t - block_row, p.d);
+    else
+        load.load_elements(tile, p.q, p.score.t - block_row, p.d);
+}
+
 // What turns S into exponents of 2. Where scores are looked at they have their scale by then.
 static THERIA_DEVICE float exponent_factor(const Forward &p) {
     return MASKING == EVERYTHING ? LOG2_E : float(p.score.scale) * LOG2_E;
@@ -130,7 +146,7 @@ static THERIA_DEVICE void multiply_keys(Scores &s, const Queries &q, unsigned ke
 #pragma unroll
         for (int n = 0; n < STEP / 8; ++n)
             s[r][n] = {};
-#pragma unroll
+#pragma unroll DEPTH_AT_ONCE
     for (int k = 0; k < D / Math::K; ++k) {
         Math::A a[ROW_TILES];
 #pragma unroll

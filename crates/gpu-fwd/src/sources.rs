@@ -21,3 +21,11 @@ pub(crate) const REFERENCE_FORWARD: Source = Source {
 /// The forward rule of `cuda-fused`, portable family.
 pub(crate) const FUSED_FORWARD: Source =
     Source { name: "fused_forward.cu", text: include_str!("../kernels/fused_forward.cu"), headers: HEADERS };
+
+/// The forward rule of `cuda-fast`: scores and softmax.
+pub(crate) const FAST_SCORES: Source =
+    Source { name: "fast_scores.cu", text: include_str!("../kernels/fast_scores.cu"), headers: HEADERS };
+
+/// The forward rule of `cuda-fast`: the product with the values.
+pub(crate) const FAST_VALUES: Source =
+    Source { name: "fast_values.cu", text: include_str!("../kernels/fast_values.cu"), headers: HEADERS };

@@ -54,6 +54,9 @@ pub enum Amplitude {
     Grid,
     /// Variates of mean 0 and variance 2⁻¹²: nearly uniform probabilities.
     Tiny,
+    /// A grid, and keys that double in size from eighth to eighth of their number: maxima of rows come
+    /// late and again and again, which is what a running softmax has to live with.
+    Rising,
 }
 
 /// How tensors lie in memory.

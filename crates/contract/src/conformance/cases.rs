@@ -158,6 +158,11 @@ fn magnitudes() -> Vec<Case> {
             case("large scores, negative scale", [1, 1, 1, 40, 150, 16, 16], |b| b.scale(-0.25)),
             Amplitude::Grid,
         ),
+        with(case("scores that rise along the keys", [1, 2, 1, 40, 700, 16, 16], |b| b), Amplitude::Rising),
+        with(
+            case("scores that rise, causal", [1, 1, 1, 300, 300, 16, 16], |b| b.causal(Causal::TopLeft)),
+            Amplitude::Rising,
+        ),
         with(case("nearly uniform probabilities", [1, 2, 2, 40, 150, 16, 16], |b| b), Amplitude::Tiny),
     ]
 }

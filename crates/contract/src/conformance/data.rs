@@ -34,7 +34,7 @@ impl<E: Element> CaseData<E> {
         let floats = |tag, shape, amplitude| maker.floats::<E>(tag, shape, amplitude);
         let mut primal = Qkv {
             q: floats(1, shape.q(), case.amplitude)?,
-            k: floats(2, shape.k(), case.amplitude)?,
+            k: floats(KEYS, shape.k(), case.amplitude)?,
             v: floats(3, shape.v(), Amplitude::Unit)?,
             bias: problem.bias().map(|shape| floats(4, shape, Amplitude::Moderate)).transpose()?,
         };
@@ -120,6 +120,9 @@ pub(super) fn lay_out<T: Scalar>(packed: TensorView<'_, T>, memory: Memory, betw
     Ok(tensor)
 }
 
+/// The tag of the keys.
+const KEYS: u32 = 2;
+
 struct Maker<'a> {
     case: &'a Case,
     stream: u64,
@@ -132,7 +135,9 @@ impl Maker<'_> {
             E::from_f64(match amplitude {
                 Amplitude::Unit => variate(words),
                 Amplitude::Moderate => variate(words) / 2.0,
-                Amplitude::Grid => f64::from(words[0] % 17) / 4.0 - 2.0,
+                Amplitude::Grid => grid(words),
+                Amplitude::Rising if tag == KEYS => grid(words) * f64::from(1 << (index[2] * 8 / shape[2])) / 128.0,
+                Amplitude::Rising => grid(words),
                 Amplitude::Tiny => variate(words) / 64.0,
             })
         })?;
@@ -168,6 +173,11 @@ impl Maker<'_> {
         let key = [self.stream as u32 ^ tag, (self.stream >> 32) as u32];
         philox4x32_10([c as u32, i as u32, h as u32, b as u32], key)
     }
+}
+
+/// A multiple of 1/4 up to 2 in size.
+fn grid(words: [u32; 4]) -> f64 {
+    f64::from(words[0] % 17) / 4.0 - 2.0
 }
 
 /// Mean 0 and variance 1 from four uniform words: exact arithmetic, so the same everywhere.

@@ -3,16 +3,18 @@
 //! | mode | what it is |
 //! |---|---|
 //! | [`CudaRef`] | plain arithmetic units, any element type, every feature: the oracle on the device |
+//! | [`CudaFast`] | scores and softmax in one kernel, the product with the values in another, the weights stored between them: the classical half-way house |
 //! | [`CudaFused`] | one kernel, one sweep, nothing of size T×M: what one uses |
 //!
 //! Each takes its parameters from [`parameters`] and its kernel from a [`Spec`](crate::Spec).
 
+mod fast;
 mod fused;
-mod parameters;
+pub mod parameters;
 mod reference;
 
+pub use fast::{CudaFast, FastForward, Part};
 pub use fused::{CudaFused, FusedForward, Load, Masking, Products, Tiling};
-pub use parameters::Forward as Parameters;
 pub use reference::{CudaRef, ReferenceForward};
 
 use theria_contract::{Problem, Refusal};
@@ -38,5 +40,6 @@ fn refused_by_all(problem: &Problem) -> Option<Refusal> {
 /// Every instance that a call of the forward rule can come to on an architecture.
 pub fn kernels(architecture: Architecture) -> Vec<KernelSpec> {
     let reference = ReferenceForward::all().map(|instance| instance.kernel());
-    reference.chain(fused::all(architecture).into_iter().map(|instance| instance.kernel())).collect()
+    let fused = fused::all(architecture).into_iter().map(|instance| instance.kernel());
+    reference.chain(fast::all().map(|instance| instance.kernel())).chain(fused).collect()
 }

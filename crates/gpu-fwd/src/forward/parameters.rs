@@ -202,6 +202,60 @@ impl Forward {
     }
 }
 
+/// The argument of both kernels of `cuda-fast`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fast {
+    forward: Forward,
+    weights: View,
+    rows: View,
+}
+
+/// Where `cuda-fast` keeps what goes from its first kernel to its second one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Halfway {
+    /// Elements of a row of weights: M in whole sixteens.
+    pitch: usize,
+    /// Bytes of all weights.
+    weights: usize,
+    /// Bytes of r and l of all rows.
+    rows: usize,
+}
+
+impl Halfway {
+    /// That of a problem. No memory has as much as the largest problems ask for: sums stay at the end.
+    pub fn of(problem: &Problem) -> Self {
+        let shape = problem.shape();
+        let pitch = shape.m.next_multiple_of(16);
+        let rows = shape.batch.saturating_mul(shape.heads_q).saturating_mul(shape.t);
+        let weights = rows.saturating_mul(pitch).saturating_mul(problem.dtype().size());
+        // Rows start on 16 bytes, so the rows after them do too.
+        Self {
+            pitch,
+            weights: weights.min(usize::MAX >> 8),
+            rows: rows.saturating_mul(8).min(usize::MAX >> 8),
+        }
+    }
+
+    /// Bytes of the whole.
+    pub fn bytes(&self) -> usize {
+        self.weights + self.rows
+    }
+}
+
+impl Fast {
+    /// That of a call with this scratch, which is as large as [`Halfway`] says.
+    pub fn of(forward: Forward, problem: &Problem, scratch: CUdeviceptr) -> Self {
+        let (shape, halfway) = (problem.shape(), Halfway::of(problem));
+        let view = |data, row: usize| {
+            let head = row * shape.t;
+            View { data, strides: [(head * shape.heads_q) as i64, head as i64, row as i64] }
+        };
+        let weights = view(scratch, halfway.pitch);
+        Self { forward, weights, rows: view(scratch + halfway.weights as u64, 2) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

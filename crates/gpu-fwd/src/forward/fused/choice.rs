@@ -10,10 +10,10 @@ use super::{FusedForward, Masking, Products, Tiling};
 use crate::Architecture;
 
 /// Rooms for D and Dv, narrowest first.
-pub(super) const ROOMS: [u32; 6] = [32, 64, 96, 128, 192, 256];
+pub(in crate::forward) const ROOMS: [u32; 6] = [32, 64, 96, 128, 192, 256];
 
 /// Room for both head dimensions.
-pub(super) fn room(problem: &Problem) -> u32 {
+pub(in crate::forward) fn room(problem: &Problem) -> u32 {
     let widest = problem.shape().d.max(problem.shape().dv) as u32;
     ROOMS.into_iter().find(|room| *room >= widest).unwrap_or(ROOMS[ROOMS.len() - 1])
 }
@@ -51,13 +51,14 @@ pub(super) fn shipped(
         (true, ..=128, Masking::Everything, _) => tiling([1, 4, 1, 64, 32, 2], false, 2),
         (true, ..=128, _, Load::Few) => tiling([1, 4, 1, 64, 64, 2], true, 2),
         (true, ..=128, _, Load::Many) => tiling([2, 4, 1, 32, 32, 3], false, 2),
-        (true, ..=192, Masking::Everything, _) => tiling([1, 4, 1, 32, 32, 2], false, 1),
-        (true, ..=192, _, Load::Many) => tiling([1, 8, 1, 64, 64, 2], true, 1),
-        (true, ..=192, ..) => tiling([1, 4, 1, 32, 32, 2], false, 1),
-        (true, _, Masking::Everything, _) => tiling([1, 4, 1, 32, 16, 2], false, 1),
-        (true, _, _, Load::Many) => tiling([1, 8, 1, 64, 64, 2], false, 1),
-        (true, ..) => tiling([1, 4, 1, 32, 32, 2], false, 1),
-        (false, ..=64, ..) => tiling([1, 4, 1, 32, 32, 2], false, 1),
+        (true, ..=192, Masking::Lengths | Masking::Intervals, Load::Many) => {
+            tiling([1, 8, 1, 64, 64, 2], true, 1)
+        }
+        (true, 193.., Masking::Lengths | Masking::Intervals, Load::Many) => {
+            tiling([1, 8, 1, 64, 64, 2], false, 1)
+        }
+        (true, 193.., Masking::Everything, _) => tiling([1, 4, 1, 32, 16, 2], false, 1),
+        (true, ..) | (false, ..=64, ..) => tiling([1, 4, 1, 32, 32, 2], false, 1),
         (false, ..=128, ..) => tiling([1, 4, 1, 32, 16, 2], false, 1),
         (false, ..) => tiling([1, 4, 1, 16, 16, 2], false, 1),
     };

@@ -47,7 +47,7 @@ impl Products {
     }
 
     /// Bytes of an element.
-    fn element(self) -> u32 {
+    pub(in crate::forward) fn element(self) -> u32 {
         match self {
             Self::Bf16 | Self::F16 => 2,
             Self::Tf32 | Self::Split => 4,
@@ -150,10 +150,45 @@ pub struct FusedForward {
 }
 
 impl FusedForward {
+    /// Every choice, as names of kernels say it.
+    pub(in crate::forward) fn choices(&self) -> String {
+        let Self { products, d, dv, masking, tiling } = *self;
+        let Tiling { row_tiles, row_warps, key_groups, keys, step, stages, q_in_registers, blocks } = tiling;
+        let (products, masking, q) = (products.name(), masking.name(), u32::from(q_in_registers));
+        format!(
+            "{products}-{d}x{dv}-{masking}-r{row_tiles}x{row_warps}-g{key_groups}-k{keys}-s{step}-p{stages}-q{q}-b{blocks}"
+        )
+    }
+
+    /// What warp.cuh leaves open.
+    pub(in crate::forward) fn defines(&self) -> Vec<(&'static str, String)> {
+        let tiling = self.tiling;
+        let numbers = [
+            ("THERIA_D", self.d),
+            ("THERIA_DV", self.dv),
+            ("THERIA_ROW_TILES", tiling.row_tiles),
+            ("THERIA_ROW_WARPS", tiling.row_warps),
+            ("THERIA_KEY_GROUPS", tiling.key_groups),
+            ("THERIA_KEYS", tiling.keys),
+            ("THERIA_STEP", tiling.step),
+            ("THERIA_STAGES", tiling.stages),
+            ("THERIA_Q_IN_REGISTERS", u32::from(tiling.q_in_registers)),
+            ("THERIA_MASKING", self.masking as u32),
+            ("THERIA_BLOCKS", tiling.blocks),
+        ];
+        let numbers = numbers.into_iter().map(|(name, number)| (name, number.to_string()));
+        std::iter::once(("THERIA_MATH", self.products.type_name().to_owned())).chain(numbers).collect()
+    }
+
+    /// Bytes of a row of a tile in shared memory.
+    pub(in crate::forward) fn row_bytes(&self, columns: u32) -> u32 {
+        columns * self.products.element() + 16
+    }
+
     /// Bytes of shared memory of a block: queries and the ring, or what the end needs in their place.
     pub fn shared_bytes(&self) -> u32 {
-        let (Tiling { key_groups, keys, stages, .. }, element) = (self.tiling, self.products.element());
-        let row = |columns: u32| columns * element + 16;
+        let Tiling { key_groups, keys, stages, .. } = self.tiling;
+        let row = |columns| self.row_bytes(columns);
         let (rows, stage_keys) = (self.tiling.rows(), keys * key_groups);
         let work = rows * row(self.d) + stages * stage_keys * (row(self.d) + row(self.dv));
         let sums = rows / 16 * WARP * (self.dv / 8 * 4 + 4) * 4 * (key_groups - 1);
@@ -167,34 +202,11 @@ unsafe impl Spec for FusedForward {
     type Parameters = Forward;
 
     fn kernel(&self) -> KernelSpec {
-        let Self { products, d, dv, masking, tiling } = *self;
-        let Tiling { row_tiles, row_warps, key_groups, keys, step, stages, q_in_registers, blocks } = tiling;
-        let q = u32::from(q_in_registers);
-        let name = format!(
-            "fused-forward-{}-{d}x{dv}-{}-r{row_tiles}x{row_warps}-g{key_groups}-k{keys}-s{step}-p{stages}-q{q}-b{blocks}",
-            products.name(),
-            masking.name(),
-        );
-        let numbers = [
-            ("THERIA_D", d),
-            ("THERIA_DV", dv),
-            ("THERIA_ROW_TILES", row_tiles),
-            ("THERIA_ROW_WARPS", row_warps),
-            ("THERIA_KEY_GROUPS", key_groups),
-            ("THERIA_KEYS", keys),
-            ("THERIA_STEP", step),
-            ("THERIA_STAGES", stages),
-            ("THERIA_Q_IN_REGISTERS", q),
-            ("THERIA_MASKING", masking as u32),
-            ("THERIA_BLOCKS", blocks),
-        ];
-        let mut defines = vec![("THERIA_MATH", products.type_name().to_owned())];
-        defines.extend(numbers.map(|(name, number)| (name, number.to_string())));
         KernelSpec {
-            name,
+            name: format!("fused-forward-{}", self.choices()),
             source: FUSED_FORWARD,
-            defines,
-            threads: tiling.threads(),
+            defines: self.defines(),
+            threads: self.tiling.threads(),
             shared: self.shared_bytes(),
         }
     }

@@ -7,4 +7,5 @@ mod instance;
 pub use backend::CudaFused;
 pub use choice::Load;
 pub(super) use choice::all;
+pub(super) use choice::{ROOMS, room};
 pub use instance::{FusedForward, Masking, Products, Tiling};

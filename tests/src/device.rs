@@ -1,0 +1,185 @@
+//! Suites that need a device.
+//!
+//! Without one every test shows as ignored, with the reason. With one the suite writes evidence that names
+//! the device and the kernels, where `THERIA_EVIDENCE_DIR` asks for it and no test was left out.
+
+use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::{Value, json};
+use theria_contract::conformance::Suite;
+use theria_contract::{Attention, Element, Host, Layout, Precision, Primal, Problem, Result, Rule, Saved};
+use theria_contract::{SavedTensor, Storage, Support, Workspace, saved_mut, saved_view};
+use theria_gpu_fwd::{Cuda, Device};
+
+use crate::evidence::{self, Ran, Row, rows_of};
+
+/// The tests of a phase on a device.
+pub struct DeviceSuite {
+    phase: u32,
+    arguments: Arguments,
+    missing: Option<String>,
+    rows: Arc<Mutex<Vec<(usize, Vec<Row>)>>>,
+    trials: Vec<Trial>,
+}
+
+impl DeviceSuite {
+    /// Looks for a device.
+    pub fn new(phase: u32) -> Self {
+        let missing = Device::open(0).err().map(|error| {
+            let reason = error.to_string();
+            reason.split([':', ';']).next().unwrap_or_default().to_owned()
+        });
+        Self { phase, arguments: Arguments::from_args(), missing, rows: Arc::default(), trials: Vec::new() }
+    }
+
+    /// Adds a test. What it gives back is judged: a row that failed fails the test.
+    #[must_use]
+    pub fn test(mut self, name: &str, run: impl FnOnce(&Cuda) -> Vec<Row> + Send + 'static) -> Self {
+        let (rows, place) = (Arc::clone(&self.rows), self.trials.len());
+        let title = self.missing.as_ref().map_or(name.to_owned(), |reason| format!("{name} ({reason})"));
+        let body = move || {
+            let device = Device::open(0).map_err(|error| Failed::from(error.to_string()))?;
+            let found = run(&Cuda::new(device));
+            let failed: Vec<String> = found.iter().filter(|row| row.verdict == "failed").map(describe).collect();
+            let count = found.len();
+            rows.lock().unwrap_or_else(PoisonError::into_inner).push((place, found));
+            if failed.is_empty() {
+                return Ok(());
+            }
+            Err(format!("{} of {count} failed:\n{}", failed.len(), failed.join("\n")).into())
+        };
+        self.trials.push(Trial::test(title, body).with_ignored_flag(self.missing.is_some()));
+        self
+    }
+
+    /// Runs everything and ends the process.
+    pub fn run(self) -> ! {
+        let count = self.trials.len();
+        let conclusion = libtest_mimic::run(&self.arguments, self.trials);
+        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner).split_off(0);
+        // A test that panicked left no rows, one that was filtered out neither: no evidence of a part.
+        if rows.len() == count && !short() {
+            rows.sort_by_key(|(place, _)| *place);
+            let rows: Vec<Row> = rows.into_iter().flat_map(|(_, rows)| rows).collect();
+            if let Some(ran) = ran(self.phase) {
+                evidence::write_as(self.phase, &rows, &ran);
+            }
+        }
+        conclusion.exit()
+    }
+}
+
+fn describe(row: &Row) -> String {
+    let Row { name, backend, dtype, error, bound, reason, .. } = row;
+    format!("{backend} {dtype} {name}: {error:.2e} > {bound:.0e} {reason}")
+}
+
+/// Whether small cases alone are wanted, for tools that make everything a hundred times slower.
+pub fn short() -> bool {
+    std::env::var("THERIA_CASES").is_ok_and(|cases| cases == "short")
+}
+
+/// The device, and the kernels that a bundle was made with.
+fn ran(phase: u32) -> Option<Ran> {
+    let device = Device::open(0).ok()?;
+    let revision = std::env::var_os("THERIA_REVISION")?;
+    let text = std::fs::read_to_string(&revision).ok()?;
+    let revision: Value = serde_json::from_str(&text).ok()?;
+    let kernels = revision["kernel_source_hash"][phase.to_string()].as_str()?.to_owned();
+    let ask = |what: &str| {
+        let query = format!("--query-gpu={what}");
+        let output = Command::new("nvidia-smi").args([&query, "--format=csv,noheader", "--id=0"]).output().ok()?;
+        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned()).filter(|text| !text.is_empty())
+    };
+    let cuda = format!("{}.{}", device.driver() / 1000, device.driver() % 1000 / 10);
+    let driver = ask("driver_version").unwrap_or_else(|| format!("serves CUDA {cuda}"));
+    let facts = [
+        ("device", json!(device.name())),
+        ("driver", json!(driver)),
+        ("cuda", json!(cuda)),
+        ("clocks", json!(ask("clocks.sm,clocks.mem,clocks.max.sm"))),
+    ];
+    Some(Ran::on_device(phase, kernels, facts))
+}
+
+/// A backend through a list of cases, judged by an oracle on the host.
+pub fn conform<E, B, O>(suite: &Suite, backend: &B, oracle: &O) -> Vec<Row>
+where
+    E: Element,
+    B: Attention<E>,
+    O: Attention<f64, Storage = Host>,
+{
+    rows_of(&suite.run::<E, _, _>(backend, oracle))
+}
+
+/// The standard cases, or a few small ones that touch every feature.
+pub fn standard(precision: Option<Precision>) -> Suite {
+    const SHORT: [&str; 7] = [
+        "plain",
+        "ragged lengths",
+        "odd head dimension",
+        "causal bottom-right window",
+        "key lengths",
+        "everything",
+        "everything, padded",
+    ];
+    let suite = Suite { precision, ..Suite::standard() };
+    if short() { suite.only(|name| SHORT.contains(&name)) } else { suite }
+}
+
+/// A backend of a device as one of the host: operands go there, results come back. So a device can judge
+/// what would take the host too long.
+#[derive(Debug)]
+pub struct ByHost<B>(pub B);
+
+impl<E: Element, B: Attention<E>> Attention<E> for ByHost<B> {
+    type Storage = Host;
+
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn storage(&self) -> &Host {
+        &Host
+    }
+
+    fn support(&self, problem: &Problem, rule: Rule) -> Support {
+        self.0.support(problem, rule)
+    }
+
+    fn workspace_bytes(&self, _: &Problem, _: Rule) -> usize {
+        0
+    }
+
+    fn forward_kernel(
+        &self,
+        problem: &Problem,
+        Primal(inputs): Primal<&theria_contract::Inputs<'_, Host, E>>,
+        Primal(mut saved): Primal<theria_contract::SavedViewMut<'_, Host, E>>,
+        _: &mut Workspace,
+    ) -> Result<()> {
+        let there = self.0.storage();
+        let (q, k, v) = (upload(there, inputs.q)?, upload(there, inputs.k)?, upload(there, inputs.v)?);
+        let bias = inputs.bias.map(|bias| upload(there, bias)).transpose()?;
+        let mask = inputs.mask.map(|mask| upload(there, mask)).transpose()?;
+        let lengths = inputs.key_lengths.map(|lengths| upload(there, lengths)).transpose()?;
+        let operands = theria_contract::Inputs {
+            bias: bias.as_ref().map(B::Storage::view),
+            mask: mask.as_ref().map(B::Storage::view),
+            key_lengths: lengths.as_ref().map(B::Storage::view),
+            ..theria_contract::Inputs::new(B::Storage::view(&q), B::Storage::view(&k), B::Storage::view(&v))
+        };
+        let Primal(made) = self.0.forward(problem, Primal(&operands))?;
+        saved.output.copy_from(there.download(B::Storage::view(&made.output))?.view())?;
+        saved.lse.copy_from(there.download(B::Storage::view(&made.lse))?.view())
+    }
+}
+
+fn upload<S: Storage, T: theria_contract::Scalar>(
+    storage: &S,
+    view: theria_contract::TensorView<'_, T>,
+) -> Result<S::Tensor<T>> {
+    storage.upload(&view.to_tensor())
+}
