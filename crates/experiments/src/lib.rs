@@ -20,6 +20,7 @@ pub mod backend;
 pub mod case_file;
 pub mod claim;
 pub mod command;
+pub mod cuda;
 pub mod evaluation;
 pub mod judgement;
 pub mod machine;
