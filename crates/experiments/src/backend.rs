@@ -10,6 +10,7 @@ use half::{bf16, f16};
 use theria_contract::{Attention, Checks, Element, Error, Problem, Refusal, Result, Rule, Support};
 use theria_gpu_fwd::forward::{CudaFused, CudaRef};
 
+use crate::bench::Timed;
 use crate::case_file::Case;
 use crate::cuda;
 use crate::evaluation::{self, Results};
@@ -44,7 +45,7 @@ pub trait Visit<E: Element> {
     /// What comes of it.
     type Output;
     /// Does it.
-    fn visit<A: Attention<E>>(self, backend: &A) -> Self::Output;
+    fn visit<A: Attention<E, Storage: Timed>>(self, backend: &A) -> Self::Output;
 }
 
 /// An element type that the table serves.
@@ -177,7 +178,7 @@ impl Backend {
         struct Ask;
         impl Visit<f64> for Ask {
             type Output = ();
-            fn visit<A: Attention<f64>>(self, _: &A) {}
+            fn visit<A: Attention<f64, Storage: Timed>>(self, _: &A) {}
         }
         f64::with_backend(self, Checks::None, Ask)
     }
@@ -187,7 +188,7 @@ impl Backend {
         struct Ask<'a>(&'a Problem, Rule);
         impl<E: Element> Visit<E> for Ask<'_> {
             type Output = Support;
-            fn visit<A: Attention<E>>(self, backend: &A) -> Support {
+            fn visit<A: Attention<E, Storage: Timed>>(self, backend: &A) -> Support {
                 backend.support(self.0, self.1)
             }
         }
@@ -201,7 +202,7 @@ impl Backend {
         struct Ask<'a>(&'a Problem, Rule);
         impl<E: Element> Visit<E> for Ask<'_> {
             type Output = usize;
-            fn visit<A: Attention<E>>(self, backend: &A) -> usize {
+            fn visit<A: Attention<E, Storage: Timed>>(self, backend: &A) -> usize {
                 backend.workspace_bytes(self.0, self.1)
             }
         }
@@ -226,7 +227,7 @@ pub fn evaluate<E: Served>(
     struct Evaluate<'a, E: Element>(&'a Case<E>, &'a [Rule]);
     impl<E: Element> Visit<E> for Evaluate<'_, E> {
         type Output = Result<Results<E>>;
-        fn visit<A: Attention<E>>(self, backend: &A) -> Self::Output {
+        fn visit<A: Attention<E, Storage: Timed>>(self, backend: &A) -> Self::Output {
             evaluation::evaluate(backend, self.0, self.1)
         }
     }
