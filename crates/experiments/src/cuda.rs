@@ -9,12 +9,20 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use theria_contract::{Checks, Problem, Refusal};
 use theria_gpu_fwd::forward::{CudaFused, ReferenceForward};
-use theria_gpu_fwd::{Cuda, Device, Error, Spec as _};
+use theria_gpu_fwd::{Compiler, Cuda, Device, Error, Spec as _};
 
 /// The device of this process, opened when it is first asked for.
 pub fn device() -> Result<&'static Device, &'static Error> {
     static DEVICE: OnceLock<Result<Device, Error>> = OnceLock::new();
     DEVICE.get_or_init(|| Device::open(0)).as_ref()
+}
+
+/// The same, where kernels can be compiled for it too.
+fn ready() -> Result<&'static Device, &'static Error> {
+    static COMPILER: OnceLock<Result<(), Error>> = OnceLock::new();
+    let device = device()?;
+    COMPILER.get_or_init(|| Compiler::open().map(drop)).as_ref()?;
+    Ok(device)
 }
 
 /// Backends by type and checks.
@@ -28,7 +36,7 @@ pub(crate) fn kept<A: Any + Send + Sync>(
     with_checks: fn(A, Checks) -> A,
 ) -> Result<Arc<A>, Refusal> {
     static BACKENDS: Mutex<Option<Backends>> = Mutex::new(None);
-    let device = device().map_err(|error| Refusal::Unavailable(error.to_string()))?;
+    let device = ready().map_err(|error| Refusal::Unavailable(error.to_string()))?;
     let mut backends = BACKENDS.lock().unwrap_or_else(PoisonError::into_inner);
     let made = backends
         .get_or_insert_default()

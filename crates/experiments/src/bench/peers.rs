@@ -204,4 +204,14 @@ mod tests {
         let nowhere = found(&[PathBuf::from("no/such/script.py")]).unwrap_err().to_string();
         assert!(nowhere.contains("no/such/script.py") && nowhere.contains("THERIA_PEERS"), "{nowhere}");
     }
+
+    #[test]
+    fn the_script_of_the_sources_answers_whether_or_not_it_can_measure() {
+        let python = OsString::from("python3");
+        match Peers::start_with(&python, &script().unwrap(), "cpu") {
+            Ok(peers) => assert!(peers.about["torch"].is_string(), "{}", peers.about),
+            Err(NoPeers::NoPython { .. }) => {}
+            Err(error) => assert!(error.to_string().contains("torch ("), "{error}"),
+        }
+    }
 }

@@ -58,18 +58,25 @@ pub(super) fn run(args: &DoctorArgs, mut console: Console) -> anyhow::Result<Out
     let progress = Progress::start("testing every backend");
     let machine = Machine::here();
     let cuda = CudaFindings::of_this_machine();
-    let advice = [cuda.advice(), advice(&machine)].concat();
-    let mut tests = Vec::new();
+    let mut advice = [cuda.advice(), advice(&machine)].concat();
+    let (mut tests, mut broken) = (Vec::new(), false);
     for backend in Backend::present() {
         for dtype in DType::ALL {
             let problem = accuracy::small_problem(dtype)?;
-            let accuracy =
-                with_element!(dtype, E => accuracy::accuracy::<E>(backend, &problem, args.seed, 1))?;
-            tests.push(SelfTest { backend, dtype, accuracy });
+            let outcome = with_element!(dtype, E => accuracy::accuracy::<E>(backend, &problem, args.seed, 1));
+            match outcome {
+                Ok(accuracy) => tests.push(SelfTest { backend, dtype, accuracy }),
+                // Whatever stops one backend is told, and the others are tested.
+                Err(error) => {
+                    broken = true;
+                    let todo = "leave this backend out (--backend), and report it".to_owned();
+                    advice.push(Advice { what: format!("{backend} cannot run on {dtype}: {error:#}"), todo });
+                }
+            }
         }
     }
     drop(progress);
-    let failed = tests.iter().flat_map(|test| &test.accuracy).any(Accuracy::failed);
+    let failed = broken || tests.iter().flat_map(|test| &test.accuracy).any(Accuracy::failed);
     if args.common.json {
         console.json(&as_json(&machine, &cuda, &advice, &tests))?;
     } else {
