@@ -4,11 +4,15 @@
 //! through a [`Visit`] that is generic over [`Attention`].
 
 use std::fmt;
+use std::sync::Arc;
 
 use half::{bf16, f16};
-use theria_contract::{Attention, Checks, Element, Problem, Result, Rule, Support};
+use theria_contract::{Attention, Checks, Element, Error, Problem, Refusal, Result, Rule, Support};
+use theria_gpu_fwd::forward::{CudaFused, CudaRef};
 
+use crate::bench::Timed;
 use crate::case_file::Case;
+use crate::cuda;
 use crate::evaluation::{self, Results};
 
 /// Runs a body with `$E` standing for the type that a [`DType`] names.
@@ -41,14 +45,21 @@ pub trait Visit<E: Element> {
     /// What comes of it.
     type Output;
     /// Does it.
-    fn visit<A: Attention<E>>(self, backend: &A) -> Self::Output;
+    fn visit<A: Attention<E, Storage: Timed>>(self, backend: &A) -> Self::Output;
 }
 
 /// An element type that the table serves.
 pub trait Served: Element {
-    /// Makes the backend and hands it to the visitor.
-    fn with_backend<V: Visit<Self>>(backend: Backend, checks: Checks, visitor: V) -> V::Output;
+    /// Makes the backend and hands it to the visitor; a reason where this machine cannot run it.
+    fn with_backend<V: Visit<Self>>(
+        backend: Backend,
+        checks: Checks,
+        visitor: V,
+    ) -> Result<V::Output, Refusal>;
 }
+
+/// A backend ready to be asked, or why this machine cannot run it.
+type Made<A> = Result<Arc<A>, Refusal>;
 
 macro_rules! backends {
     ($($variant:ident, $name:literal, $scores:ident, $summary:literal, $make:expr;)+) => {
@@ -85,11 +96,15 @@ macro_rules! backends {
     };
     (@one $element:ty, ($($variant:ident, $make:expr;)+)) => {
         impl Served for $element {
-            fn with_backend<V: Visit<Self>>(backend: Backend, checks: Checks, visitor: V) -> V::Output {
+            fn with_backend<V: Visit<Self>>(
+                backend: Backend,
+                checks: Checks,
+                visitor: V,
+            ) -> Result<V::Output, Refusal> {
                 match backend {
                     $(Backend::$variant => {
-                        let make: fn(Checks) -> _ = $make;
-                        visitor.visit(&make(checks))
+                        let make: fn(Checks) -> Made<_> = $make;
+                        Ok(visitor.visit(&*make(checks)?))
                     })+
                 }
             }
@@ -108,10 +123,14 @@ pub enum Scores {
 
 backends! {
     // The best one first: `auto` takes the first that serves what is asked.
+    CudaFused, "cuda-fused", Streamed, "one kernel on a CUDA device, on tensor cores; f32, f16, bf16",
+        |checks| cuda::kept(checks, CudaFused::new, CudaFused::with_checks);
     Streaming, "streaming", Streamed, "tiles on the CPU, in memory linear in the length",
-        |checks| theria_jvp_hvp::Streaming::new().with_checks(checks);
+        |checks| Ok(Arc::new(theria_jvp_hvp::Streaming::new().with_checks(checks)));
+    CudaRef, "cuda-ref", Streamed, "plain arithmetic on a CUDA device: every type; what its other kernels are held against",
+        |checks| cuda::kept(checks, CudaRef::new, CudaRef::with_checks);
     Dense, "dense", Stored, "the textbook on the CPU: whole score matrices; the oracle",
-        |checks| theria_jvp_hvp::Dense::new().with_checks(checks);
+        |checks| Ok(Arc::new(theria_jvp_hvp::Dense::new().with_checks(checks)));
 }
 
 impl fmt::Display for Backend {
@@ -129,42 +148,72 @@ impl Backend {
         Self::ALL.iter().copied().find(|backend| backend.name() == name)
     }
 
-    /// The best backend for these rules on this problem: the first that computes all of them
-    /// exactly, or else the first that computes the most of them.
+    /// The best backend of this machine for these rules on this problem: the first that computes all
+    /// of them exactly, or else the first that computes the most of them.
     pub fn best(problem: &Problem, rules: &[Rule]) -> Self {
         let exact =
             |backend: Self| rules.iter().filter(|rule| backend.support(problem, **rule).is_exact()).count();
-        let mut best = Self::ALL[0];
-        for backend in &Self::ALL[1..] {
-            if exact(*backend) > exact(best) {
-                best = *backend;
+        let mut best: Option<(Self, usize)> = None;
+        for backend in Self::present() {
+            let count = exact(backend);
+            if best.is_none_or(|(_, most)| count > most) {
+                best = Some((backend, count));
             }
         }
-        best
+        best.map_or(Self::ORACLE, |(backend, _)| backend)
     }
 
-    /// What the backend vouches for.
+    /// Backends that this machine can run, the best one first.
+    pub fn present() -> impl Iterator<Item = Self> {
+        Self::ALL.iter().copied().filter(|backend| backend.availability().is_ok())
+    }
+
+    /// Whether it computes on a CUDA device.
+    pub fn is_cuda(self) -> bool {
+        self.name().starts_with("cuda-")
+    }
+
+    /// Why this machine cannot run the backend, if it cannot.
+    pub fn availability(self) -> Result<(), Refusal> {
+        struct Ask;
+        impl Visit<f64> for Ask {
+            type Output = ();
+            fn visit<A: Attention<f64, Storage: Timed>>(self, _: &A) {}
+        }
+        f64::with_backend(self, Checks::None, Ask)
+    }
+
+    /// What the backend vouches for, here: nothing where it cannot run.
     pub fn support(self, problem: &Problem, rule: Rule) -> Support {
         struct Ask<'a>(&'a Problem, Rule);
         impl<E: Element> Visit<E> for Ask<'_> {
             type Output = Support;
-            fn visit<A: Attention<E>>(self, backend: &A) -> Support {
+            fn visit<A: Attention<E, Storage: Timed>>(self, backend: &A) -> Support {
                 backend.support(self.0, self.1)
             }
         }
-        with_element!(problem.dtype(), E => E::with_backend(self, Checks::None, Ask(problem, rule)))
+        with_element!(problem.dtype(), E => {
+            E::with_backend(self, Checks::None, Ask(problem, rule)).unwrap_or_else(Support::Refused)
+        })
     }
 
-    /// Scratch that the backend asks for.
+    /// Scratch that the backend asks for: none where it cannot run.
     pub fn workspace_bytes(self, problem: &Problem, rule: Rule) -> usize {
         struct Ask<'a>(&'a Problem, Rule);
         impl<E: Element> Visit<E> for Ask<'_> {
             type Output = usize;
-            fn visit<A: Attention<E>>(self, backend: &A) -> usize {
+            fn visit<A: Attention<E, Storage: Timed>>(self, backend: &A) -> usize {
                 backend.workspace_bytes(self.0, self.1)
             }
         }
-        with_element!(problem.dtype(), E => E::with_backend(self, Checks::None, Ask(problem, rule)))
+        with_element!(problem.dtype(), E => {
+            E::with_backend(self, Checks::None, Ask(problem, rule)).unwrap_or(0)
+        })
+    }
+
+    /// The error of a rule asked of a backend that refuses it.
+    pub(crate) fn refuses(self, rule: Rule) -> impl FnOnce(Refusal) -> Error {
+        move |reason| Error::Refused { backend: self.name(), rule, reason }
     }
 }
 
@@ -178,14 +227,59 @@ pub fn evaluate<E: Served>(
     struct Evaluate<'a, E: Element>(&'a Case<E>, &'a [Rule]);
     impl<E: Element> Visit<E> for Evaluate<'_, E> {
         type Output = Result<Results<E>>;
-        fn visit<A: Attention<E>>(self, backend: &A) -> Self::Output {
+        fn visit<A: Attention<E, Storage: Timed>>(self, backend: &A) -> Self::Output {
             evaluation::evaluate(backend, self.0, self.1)
         }
     }
-    E::with_backend(backend, checks, Evaluate(case, rules))
+    let first = rules.first().copied().unwrap_or(Rule::Forward);
+    E::with_backend(backend, checks, Evaluate(case, rules)).map_err(backend.refuses(first))?
 }
 
 /// The names that `--backend` takes.
 pub fn names() -> Vec<&'static str> {
     std::iter::once("auto").chain(Backend::ALL.iter().map(|backend| backend.name())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use theria_contract::DType;
+
+    use super::*;
+
+    fn problem(dtype: DType) -> Problem {
+        Problem::builder(dtype).lengths(16, 16).head_dims(8, 8).build().unwrap()
+    }
+
+    #[test]
+    fn a_backend_that_this_machine_cannot_run_refuses_every_rule_and_says_what_to_do() {
+        for backend in Backend::ALL {
+            let Err(reason) = backend.availability() else { continue };
+            assert!(matches!(reason, Refusal::Unavailable(_)), "{backend}: {reason}");
+            assert!(reason.to_string().contains("; "), "{backend}: no advice in '{reason}'");
+            for rule in Rule::ALL {
+                assert_eq!(backend.support(&problem(DType::F32), rule), Support::Refused(reason.clone()));
+            }
+            let case = Case::<f32>::random(&problem(DType::F32), 1).unwrap();
+            let error = evaluate(*backend, Checks::None, &case, &[Rule::Forward]).unwrap_err();
+            assert!(matches!(error, Error::Refused { reason: Refusal::Unavailable(_), .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn auto_is_always_a_backend_that_is_here_and_computes_what_can_be_computed() {
+        for dtype in DType::ALL {
+            for rules in [&Rule::ALL[..], &[Rule::Forward], &[Rule::SecondOrder], &[]] {
+                let best = Backend::best(&problem(dtype), rules);
+                assert!(best.availability().is_ok(), "{best}");
+                assert!(rules.iter().all(|rule| best.support(&problem(dtype), *rule).is_exact()), "{best}");
+            }
+        }
+        assert!(Backend::present().any(|backend| backend == Backend::ORACLE));
+    }
+
+    #[test]
+    fn a_name_that_no_backend_has_names_none() {
+        assert_eq!(Backend::named("cuda-fast-and-wrong"), None);
+        assert_eq!(Backend::named("cuda-ref"), Some(Backend::CudaRef));
+    }
 }

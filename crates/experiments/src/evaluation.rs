@@ -125,6 +125,7 @@ pub fn evaluate<E: Element, A: Attention<E>>(
 
     let start = Instant::now();
     let saved = backend.forward(problem, inputs)?;
+    wait(storage)?;
     if wanted(Rule::Forward) {
         results.times.push((Rule::Forward, start.elapsed()));
         results.keep_saved(storage, [Output::Out, Output::Lse], &saved.0)?;
@@ -132,12 +133,14 @@ pub fn evaluate<E: Element, A: Attention<E>>(
     if wanted(Rule::Backward) {
         let start = Instant::now();
         let gradients = backend.backward(problem, inputs, saved.as_ref(), dout())?;
+        wait(storage)?;
         results.times.push((Rule::Backward, start.elapsed()));
         results.keep(storage, [Output::Dq, Output::Dk, Output::Dv, Output::Dbias], &gradients.0)?;
     }
     if wanted(Rule::Jvp) || wanted(Rule::SecondOrder) {
         let start = Instant::now();
         let saved_tangent = backend.jvp(problem, inputs, saved.as_ref(), uploaded.directions())?;
+        wait(storage)?;
         if wanted(Rule::Jvp) {
             results.times.push((Rule::Jvp, start.elapsed()));
             results.keep_saved(storage, [Output::OutTangent, Output::LseTangent], &saved_tangent.0)?;
@@ -156,12 +159,20 @@ pub fn evaluate<E: Element, A: Attention<E>>(
                 dout_tangent,
                 false,
             )?;
+            wait(storage)?;
             results.times.push((Rule::SecondOrder, start.elapsed()));
             let names = [Output::DqTangent, Output::DkTangent, Output::DvTangent, Output::DbiasTangent];
             results.keep(storage, names, &second.tangent.0.0)?;
         }
     }
     Ok(results)
+}
+
+/// Waits until everything asked of a kind of memory so far is done: devices work in order, and what
+/// is read back comes last.
+fn wait<S: Storage>(storage: &S) -> Result<()> {
+    let last = storage.upload(&Tensor::<u8>::zeros([1; 4])?)?;
+    storage.download(S::view(&last)).map(drop)
 }
 
 impl<E: Element> Results<E> {

@@ -17,9 +17,11 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod bench;
 pub mod case_file;
 pub mod claim;
 pub mod command;
+pub mod cuda;
 pub mod evaluation;
 pub mod judgement;
 pub mod machine;

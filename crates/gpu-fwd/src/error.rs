@@ -74,6 +74,11 @@ pub enum Error {
     /// Work that was to be recorded asked nothing of the device.
     #[error("there is nothing to replay: the recorded work asked nothing of the device")]
     NothingRecorded,
+    /// Work that was to be recorded makes or releases memory, so a replay would not find it.
+    #[error(
+        "the recorded work makes or releases memory of the device; make its outputs and workspace before, and hold them"
+    )]
+    MemoryRecorded,
     /// The compiler does not know the architecture.
     #[error("NVRTC {}.{} does not compile for {architecture}; it knows {}", version.0, version.1, known.iter().map(|n| format!("sm_{n}")).collect::<Vec<_>>().join(", "))]
     UnknownArchitecture {

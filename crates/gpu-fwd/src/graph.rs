@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use cudarc::driver::sys::{CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::sys::{
+    self, CUevent_flags, CUgraphInstantiate_flags, CUgraphNodeType, CUstreamCaptureMode,
+};
 use cudarc::driver::{CudaEvent, CudaGraph};
 
 use crate::device::check;
@@ -46,6 +48,30 @@ impl Device {
 }
 
 impl Graph {
+    /// Whether the recorded work makes or releases memory.
+    #[allow(unsafe_code)]
+    pub(crate) fn changes_memory(&self) -> Result<bool> {
+        let (graph, mut count) = (self.graph.cu_graph(), 0);
+        // SAFETY: the graph lives; without a list the call only counts.
+        let outcome = unsafe { sys::cuGraphGetNodes(graph, std::ptr::null_mut(), &raw mut count) };
+        check("cuGraphGetNodes", outcome.result())?;
+        let mut nodes = vec![std::ptr::null_mut(); count];
+        // SAFETY: the list has room for as many nodes as the call before counted.
+        let outcome = unsafe { sys::cuGraphGetNodes(graph, nodes.as_mut_ptr(), &raw mut count) };
+        check("cuGraphGetNodes", outcome.result())?;
+        for node in nodes {
+            let mut kind = CUgraphNodeType::CU_GRAPH_NODE_TYPE_EMPTY;
+            // SAFETY: the node is one of a graph that lives, and the pointer is to a live value.
+            check("cuGraphNodeGetType", unsafe { sys::cuGraphNodeGetType(node, &raw mut kind) }.result())?;
+            let memory =
+                [CUgraphNodeType::CU_GRAPH_NODE_TYPE_MEM_ALLOC, CUgraphNodeType::CU_GRAPH_NODE_TYPE_MEM_FREE];
+            if memory.contains(&kind) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Does the recorded work.
     ///
     /// # Safety

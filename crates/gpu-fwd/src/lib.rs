@@ -41,6 +41,7 @@ mod library;
 mod report;
 mod sources;
 mod storage;
+mod timing;
 
 pub use architecture::Architecture;
 pub use cache::{CubinCache, Key, Origin};

@@ -29,6 +29,8 @@ fn main() {
         test("a_device_that_does_not_exist_is_an_error_that_counts_them", no_such_device),
         test("freed_memory_is_used_again", pool),
         test("a_device_serves_many_threads", threads),
+        test("a_replay_takes_as_long_as_the_calls_that_it_records", timing),
+        test("what_makes_memory_is_not_replayed", memory_in_a_recording),
     ];
     libtest_mimic::run(&arguments, trials).exit();
 }
@@ -131,4 +133,32 @@ fn threads(cuda: &Cuda) {
             scope.spawn(|| round_trip(cuda, |n| n as i32));
         }
     });
+}
+
+fn timing(cuda: &Cuda) {
+    let device = cuda.device();
+    let mut scratch = cuda.workspace(1 << 28).unwrap();
+    let mut fill = |_| cuda.fill_workspace(&mut scratch, 1);
+    let median = |mut times: Vec<std::time::Duration>| {
+        times.sort();
+        times[times.len() / 2].as_secs_f64()
+    };
+    device.time_calls(10, &mut fill).unwrap().unwrap();
+    let calls = device.time_calls(11, &mut fill).unwrap().unwrap();
+    let replays = device.time_replays(11, 5, &mut fill).unwrap().unwrap();
+    assert_eq!((calls.len(), replays.len()), (11, 11));
+    let (call, replay) = (median(calls), median(replays));
+    assert!(0.5 < replay / call && replay / call < 2.0, "{call} s and {replay} s");
+    // An error of a call ends it, and the device goes on.
+    assert!(device.time_calls(3, |n| if n < 2 { Ok(()) } else { Err("no") }).unwrap().is_err());
+    assert!(device.time_replays(3, 3, |_| Err("no")).unwrap().is_err());
+    device.time_calls(1, &mut fill).unwrap().unwrap();
+}
+
+fn memory_in_a_recording(cuda: &Cuda) {
+    let refused = cuda.device().time_replays(3, 2, |_| cuda.workspace(1 << 20).map(drop));
+    assert!(matches!(refused, Err(Error::MemoryRecorded)), "{refused:?}");
+    let nothing = cuda.device().time_replays(3, 2, |_| Ok::<(), Error>(()));
+    assert!(matches!(nothing, Err(Error::NothingRecorded)) || nothing.is_ok(), "{nothing:?}");
+    cuda.device().synchronize().unwrap();
 }

@@ -62,7 +62,7 @@ pub(super) struct EvalArgs {
 }
 
 /// A name that `--backend` takes. What only experiments may run is refused with its reason.
-fn backend_name(name: &str) -> anyhow::Result<String> {
+pub(super) fn backend_name(name: &str) -> anyhow::Result<String> {
     let names = backend::names();
     if names.contains(&name) {
         return Ok(name.to_owned());
@@ -124,6 +124,10 @@ fn evaluate<E: Served>(args: &EvalArgs, file: &CaseFile, destination: Destinatio
     let possible: Vec<Rule> =
         Rule::ALL.into_iter().filter(|rule| asked(rule) && case.missing_for(*rule).is_none()).collect();
     let backend = Backend::named(&args.backend).unwrap_or_else(|| Backend::best(problem, &possible));
+    // Rules asked for by name are refused by name below; otherwise there would be nothing to say.
+    if let (true, Err(reason)) = (args.rules.is_empty(), backend.availability()) {
+        bail!("{backend} is {reason}; `--backend auto` takes the best one that is here");
+    }
     let rules =
         supported(backend.name(), &possible, !args.rules.is_empty(), |rule| backend.support(problem, rule))?;
     tracing::debug!(%backend, ?rules, ?problem, "evaluating");

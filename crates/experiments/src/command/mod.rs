@@ -1,6 +1,7 @@
 //! The `theria` command: its arguments, its exit codes, its commands.
 
 mod accuracy;
+mod bench;
 mod boundary;
 mod check;
 mod console;
@@ -40,7 +41,7 @@ const EXIT_CODES: &str = "Exit code: 0 done, 1 judged and failed, 2 wrong usage 
     version,
     args_conflicts_with_subcommands = true,
     after_help = EXIT_CODES,
-    after_long_help = format!("Examples:\n  theria\n  theria --plots pictures\n  theria eval --input case.safetensors --output out.safetensors\n  theria check --case case.safetensors --candidate out.safetensors\n  theria boundary --json\n\n{EXIT_CODES}")
+    after_long_help = format!("Examples:\n  theria\n  theria --plots pictures\n  theria eval --input case.safetensors --output out.safetensors\n  theria check --case case.safetensors --candidate out.safetensors\n  theria boundary --json\n  theria bench --preset small\n\n{EXIT_CODES}")
 )]
 struct Cli {
     #[command(subcommand)]
@@ -54,6 +55,7 @@ enum Command {
     Eval(eval::EvalArgs),
     Check(check::CheckArgs),
     Boundary(boundary::BoundaryArgs),
+    Bench(bench::BenchArgs),
     Doctor(doctor::DoctorArgs),
 }
 
@@ -89,6 +91,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Eval(args)) => eval::run(&args, console),
         Some(Command::Check(args)) => check::run(&args, console),
         Some(Command::Boundary(args)) => boundary::run(&args, console),
+        Some(Command::Bench(args)) => bench::run(&args, console),
         Some(Command::Doctor(args)) => doctor::run(&args, console),
     };
     match outcome {

@@ -15,6 +15,7 @@ use super::progress::Progress;
 use super::proofs::{self, Proved};
 use super::{Common, Outcome, boundary, plots};
 use crate::backend::{Backend, Scores};
+use crate::bench;
 use crate::machine::Machine;
 
 /// The length at which the tour shows how memory grows.
@@ -93,16 +94,9 @@ pub(super) fn run(args: &TourArgs, mut console: Console) -> anyhow::Result<Outco
     Ok(if tour.failed() { Outcome::Failed } else { Outcome::Done })
 }
 
-/// Floating-point operations of a rule, in units of mathematics; a causal mask halves them.
+/// Floating-point operations of a rule, the second order with a tangent of the cotangent.
 fn flops(problem: &Problem, rule: Rule) -> f64 {
-    let units = match rule {
-        Rule::Forward => 2.0,
-        Rule::Backward => 5.0,
-        Rule::Jvp => 6.0,
-        Rule::SecondOrder => 12.0,
-    };
-    let visible = if problem.causal() == Causal::None { 1.0 } else { 0.5 };
-    units * visible * problem.shape().unit_flops()
+    bench::flops(problem, bench::units(rule, true))
 }
 
 /// Bytes of the scores of all heads.

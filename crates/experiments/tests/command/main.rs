@@ -1,5 +1,6 @@
 //! The `theria` command from outside: what it prints, what it writes, and its exit codes.
 
+mod bench;
 mod check;
 mod eval;
 mod surface;
@@ -79,6 +80,15 @@ struct Ran {
 }
 
 impl Ran {
+    fn of(command: &mut Command) -> Self {
+        let Output { status, stdout, stderr } = command.env_remove("RUST_LOG").output().unwrap();
+        Self {
+            code: status.code().expect("an exit code, not a signal"),
+            out: String::from_utf8(stdout).unwrap(),
+            err: String::from_utf8(stderr).unwrap(),
+        }
+    }
+
     fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
@@ -95,11 +105,5 @@ impl Ran {
 }
 
 fn theria(arguments: &[&str]) -> Ran {
-    let Output { status, stdout, stderr } =
-        Command::new(env!("CARGO_BIN_EXE_theria")).args(arguments).env_remove("RUST_LOG").output().unwrap();
-    Ran {
-        code: status.code().expect("an exit code, not a signal"),
-        out: String::from_utf8(stdout).unwrap(),
-        err: String::from_utf8(stderr).unwrap(),
-    }
+    Ran::of(Command::new(env!("CARGO_BIN_EXE_theria")).args(arguments))
 }

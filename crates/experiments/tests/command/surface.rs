@@ -10,7 +10,7 @@ use crate::{Bench, theria};
 
 #[test]
 fn help_of_every_command_has_examples() {
-    for command in ["eval", "check", "boundary", "doctor"] {
+    for command in ["eval", "check", "boundary", "bench", "doctor"] {
         let ran = theria(&[command, "--help"]);
         assert_eq!(ran.code, 0);
         assert!(ran.out.contains("Examples:") && ran.out.contains("--json"), "{command}: {}", ran.out);
@@ -80,15 +80,46 @@ fn the_doctor_finds_every_backend_within_bounds() {
     let ran = theria(&["doctor", "--json"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     let json = ran.json();
-    assert_eq!(json["self_test"].as_array().unwrap().len(), Backend::ALL.len() * DType::ALL.len());
-    for test in json["self_test"].as_array().unwrap() {
+    let tests = json["self_test"].as_array().unwrap();
+    assert_eq!(tests.len(), Backend::present().count() * DType::ALL.len());
+    for test in tests {
         let rules = test["rules"].as_array().unwrap();
         assert_eq!(rules.len(), Rule::ALL.len());
-        assert!(rules.iter().all(|rule| rule["verdict"] == "passed" && rule["error"].is_number()), "{test}");
+        for rule in rules {
+            let passed = rule["verdict"] == "passed" && rule["error"].is_number();
+            let refused = rule["support"].as_str().unwrap().starts_with("refused") && rule["error"].is_null();
+            let on_the_host = ["streaming", "dense"].contains(&test["backend"].as_str().unwrap());
+            assert!(passed || (refused && !on_the_host), "{test}");
+        }
     }
-    assert!(json["findings"][0]["what"].as_str().unwrap().contains("no GPU backend"));
     let text = theria(&["doctor"]).out;
-    assert!(text.contains("Self-test") && text.contains("threads"), "{text}");
+    assert!(text.contains("Self-test") && text.contains("threads") && text.contains("nvrtc"), "{text}");
+}
+
+#[test]
+fn what_is_missing_of_cuda_is_advice_of_the_doctor_and_an_error_of_eval_and_never_a_failure() {
+    let json = theria(&["doctor", "--json"]).json();
+    let here = Backend::CudaRef.availability().is_ok();
+    assert_eq!(json["gpu_backend"], here, "{json}");
+    assert_eq!(json["cuda"]["error"].is_null(), here, "{json}");
+    let entries = theria(&["boundary", "--json"]).json();
+    let of_cuda = |entry: &&serde_json::Value| entry["backend"] == "cuda-ref" && entry["rule"] == "forward";
+    let answers: Vec<_> = entries["entries"].as_array().unwrap().iter().filter(of_cuda).collect();
+    assert!(!answers.is_empty() && answers.iter().all(|entry| (entry["support"] == "exact") == here));
+    let (bench, _) = Bench::with_case();
+    let ran = bench.eval("case.safetensors", "out.safetensors", &["--backend", "cuda-ref"]);
+    if here {
+        assert_eq!((ran.code, json["cuda"]["kernels"][0]["kernel"].is_string()), (0, true), "{ran:?}");
+        return;
+    }
+    assert!(json["findings"][0]["todo"].as_str().unwrap().len() > 10, "{json}");
+    ran.complains(&["cuda-ref is not available here", "use the CPU backends", "--backend auto"]);
+    assert!(!bench.names().contains(&"out.safetensors".to_owned()), "nothing is written");
+    let reason = answers[0]["reason"].as_str().unwrap();
+    assert!(reason.starts_with("not available here: no"), "{reason}");
+    // Another backend is never put in its place, and auto never is one that is not here.
+    let ran = bench.eval("case.safetensors", "out.safetensors", &["--rules", "forward", "--json"]);
+    assert_eq!((ran.code, &ran.json()["backend"]), (0, &"streaming".into()), "{ran:?}");
 }
 
 #[test]

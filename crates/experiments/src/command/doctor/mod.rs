@@ -1,8 +1,11 @@
 //! `theria doctor`: what this machine and this build have, and what to do about what is missing.
 
+mod cuda;
+
 use std::io::Write as _;
 
 use clap::Args;
+use cuda::CudaFindings;
 use serde_json::{Value, json};
 use theria_contract::DType;
 use theria_contract::judge::Output;
@@ -20,7 +23,7 @@ const EXAMPLES: &str = "Examples:
 
 Exit code 1 when a backend fails its self-test; findings about the machine do not change it.";
 
-/// Look at this machine and test every backend for a second
+/// Look at this machine and test every backend that it can run
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct DoctorArgs {
@@ -32,9 +35,10 @@ pub(super) struct DoctorArgs {
 }
 
 /// Something to know, and what to do about it.
+#[derive(Clone)]
 struct Advice {
     what: String,
-    todo: &'static str,
+    todo: String,
 }
 
 struct SelfTest {
@@ -53,49 +57,54 @@ impl SelfTest {
 pub(super) fn run(args: &DoctorArgs, mut console: Console) -> anyhow::Result<Outcome> {
     let progress = Progress::start("testing every backend");
     let machine = Machine::here();
-    let advice = advice(&machine);
-    let mut tests = Vec::new();
-    for backend in Backend::ALL {
+    let cuda = CudaFindings::of_this_machine();
+    let mut advice = [cuda.advice(), advice(&machine)].concat();
+    let (mut tests, mut broken) = (Vec::new(), false);
+    for backend in Backend::present() {
         for dtype in DType::ALL {
             let problem = accuracy::small_problem(dtype)?;
-            let accuracy =
-                with_element!(dtype, E => accuracy::accuracy::<E>(*backend, &problem, args.seed, 1))?;
-            tests.push(SelfTest { backend: *backend, dtype, accuracy });
+            let outcome = with_element!(dtype, E => accuracy::accuracy::<E>(backend, &problem, args.seed, 1));
+            match outcome {
+                Ok(accuracy) => tests.push(SelfTest { backend, dtype, accuracy }),
+                // Whatever stops one backend is told, and the others are tested.
+                Err(error) => {
+                    broken = true;
+                    let todo = "leave this backend out (--backend), and report it".to_owned();
+                    advice.push(Advice { what: format!("{backend} cannot run on {dtype}: {error:#}"), todo });
+                }
+            }
         }
     }
     drop(progress);
-    let failed = tests.iter().flat_map(|test| &test.accuracy).any(Accuracy::failed);
+    let failed = broken || tests.iter().flat_map(|test| &test.accuracy).any(Accuracy::failed);
     if args.common.json {
-        console.json(&as_json(&machine, &advice, &tests))?;
+        console.json(&as_json(&machine, &cuda, &advice, &tests))?;
     } else {
-        print(&mut console, &machine, &advice, &tests)?;
+        print(&mut console, &machine, &cuda, &advice, &tests)?;
     }
     Ok(if failed { Outcome::Failed } else { Outcome::Done })
 }
 
 fn advice(machine: &Machine) -> Vec<Advice> {
-    let mut advice = vec![Advice {
-        what: "this build has no GPU backend: every rule runs on the CPU".into(),
-        todo: "nothing to install: a driver or a toolkit would not be used",
-    }];
+    let mut advice = Vec::new();
     let missing: Vec<&str> =
         machine.features.iter().filter(|(_, here)| !here).map(|(name, _)| *name).collect();
     if !missing.is_empty() {
         advice.push(Advice {
             what: format!("the processor lacks {}", missing.join(", ")),
-            todo: "results are the same, products are slower; in a virtual machine, ask for the host's CPU model",
+            todo: "results are the same, products are slower; in a virtual machine, ask for the host's CPU model".into(),
         });
     }
     if machine.threads == 1 {
         advice.push(Advice {
             what: "one thread is used".into(),
-            todo: "unset RAYON_NUM_THREADS, or give the container more cores",
+            todo: "unset RAYON_NUM_THREADS, or give the container more cores".into(),
         });
     }
     if let Err(error) = temporary_file() {
         advice.push(Advice {
             what: format!("the folder for temporary files cannot be written to: {error}"),
-            todo: "set TMPDIR to a folder that can",
+            todo: "set TMPDIR to a folder that can".into(),
         });
     }
     advice
@@ -108,6 +117,7 @@ fn temporary_file() -> std::io::Result<()> {
 fn print(
     console: &mut Console,
     machine: &Machine,
+    cuda: &CudaFindings,
     advice: &[Advice],
     tests: &[SelfTest],
 ) -> anyhow::Result<()> {
@@ -124,6 +134,7 @@ fn print(
         |(total, free)| format!("{}, {} free", bytes(total as f64), bytes(free as f64)),
     );
     console.line(format_args!("memory   {memory}"))?;
+    cuda.print(console)?;
 
     console.heading("Self-test: largest error of each rule against binary64, and its bound")?;
     let mut table = console::table(["backend", "type", "rule", "error", "bound", "verdict"]);
@@ -146,6 +157,9 @@ fn print(
     console.table(&table)?;
 
     console.heading("Findings")?;
+    if advice.is_empty() {
+        console.line("nothing is missing")?;
+    }
     for finding in advice {
         console.line(format_args!("- {}\n  {}", finding.what, finding.todo))?;
     }
@@ -175,7 +189,7 @@ pub(super) fn row_json(row: &Accuracy) -> Value {
     })
 }
 
-fn as_json(machine: &Machine, advice: &[Advice], tests: &[SelfTest]) -> Value {
+fn as_json(machine: &Machine, cuda: &CudaFindings, advice: &[Advice], tests: &[SelfTest]) -> Value {
     let features: serde_json::Map<String, Value> =
         machine.features.iter().map(|(name, here)| ((*name).to_owned(), json!(here))).collect();
     json!({
@@ -186,7 +200,8 @@ fn as_json(machine: &Machine, advice: &[Advice], tests: &[SelfTest]) -> Value {
         "features": features,
         "threads": machine.threads,
         "memory": machine.memory.map(|(total, free)| json!({"total": total, "available": free})),
-        "gpu_backend": false,
+        "gpu_backend": cuda.has_device(),
+        "cuda": cuda.json(),
         "findings": advice.iter().map(|finding| json!({"what": finding.what, "todo": finding.todo})).collect::<Vec<_>>(),
         "self_test": tests.iter().map(|test| json!({
             "backend": test.backend.name(),

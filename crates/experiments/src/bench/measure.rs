@@ -1,0 +1,189 @@
+//! One row: operands, check, times; peers between two rounds of theria.
+
+use theria_contract::{Attention, Checks, Element, Problem, Rule};
+
+use super::stage::Stage;
+use super::{Checked, Peer, Plan, Timed, Times, check};
+use crate::backend::{Backend, Served as _, Visit, with_element};
+
+/// What is measured.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// Who computes.
+    pub backend: Backend,
+    /// What.
+    pub problem: Problem,
+    /// Which rule of it.
+    pub rule: Rule,
+    /// How long.
+    pub plan: Plan,
+    /// Of the operands.
+    pub seed: u64,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// Times of all rounds; none where the check failed.
+    pub times: Option<Times>,
+    /// The larger median of two rounds over the smaller one; 1 for one round.
+    pub drift: f64,
+    /// The check, made before anything is timed.
+    pub checked: Checked,
+    /// Sets of operands through which calls rotated.
+    pub sets: usize,
+    /// Scratch.
+    pub workspace_bytes: usize,
+    /// What peers did between the rounds.
+    pub peers: Vec<Peer>,
+}
+
+/// Checks and times a rule. Where there are peers, they are measured between two rounds.
+pub fn measure(task: &Task, peers: Option<&mut dyn FnMut() -> Vec<Peer>>) -> anyhow::Result<Measured> {
+    with_element!(task.problem.dtype(), E => {
+        E::with_backend(task.backend, Checks::None, Measure { task, peers })
+            .map_err(task.backend.refuses(task.rule))?
+    })
+}
+
+struct Measure<'a, 'p> {
+    task: &'a Task,
+    peers: Option<&'p mut dyn FnMut() -> Vec<Peer>>,
+}
+
+impl<E: Element> Visit<E> for Measure<'_, '_> {
+    type Output = anyhow::Result<Measured>;
+
+    fn visit<A: Attention<E, Storage: Timed>>(self, backend: &A) -> Self::Output {
+        let Task { problem, rule, plan, seed, .. } = self.task;
+        for needed in crate::evaluation::built_on(*rule) {
+            backend.require_exact(problem, *needed)?;
+        }
+        let (mut stage, drawn) = Stage::<E, A>::new(backend, problem, *rule, *seed)?;
+        stage.call(0)?;
+        let checked = check::check(backend, problem, *rule, &drawn, stage.outputs())?;
+        drop(drawn);
+        let mut measured = Measured {
+            times: None,
+            drift: 1.0,
+            checked,
+            sets: stage.sets(),
+            workspace_bytes: backend.workspace_bytes(problem, *rule),
+            peers: Vec::new(),
+        };
+        if !checked.passed() {
+            return Ok(measured);
+        }
+        let first = backend.storage().times(*plan, &mut |number| stage.call(number))?;
+        measured.times = Some(match self.peers {
+            None => first,
+            Some(peers) => {
+                measured.peers = peers();
+                let second = backend.storage().times(*plan, &mut |number| stage.call(number))?;
+                let (a, b) = (first.percentile(0.5), second.percentile(0.5));
+                measured.drift = a.max(b) / a.min(b);
+                first.and(&second)
+            }
+        });
+        Ok(measured)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use theria_contract::{
+        DType, Host, Inputs, Primal, Result, SavedViewMut, Support, TensorViewMut, Workspace,
+    };
+    use theria_jvp_hvp::Dense;
+
+    use super::super::Shape;
+    use super::*;
+
+    /// The forward rule with a mistake.
+    struct Mistaken(fn(TensorViewMut<'_, f64>));
+
+    impl Attention<f64> for Mistaken {
+        type Storage = Host;
+
+        fn name(&self) -> &'static str {
+            "mistaken"
+        }
+
+        fn storage(&self) -> &Host {
+            &Host
+        }
+
+        fn support(&self, _: &Problem, _: Rule) -> Support {
+            Support::Exact
+        }
+
+        fn workspace_bytes(&self, problem: &Problem, rule: Rule) -> usize {
+            Attention::<f64>::workspace_bytes(&Dense::new(), problem, rule)
+        }
+
+        fn forward_kernel(
+            &self,
+            problem: &Problem,
+            inputs: Primal<&Inputs<'_, Host, f64>>,
+            Primal(mut saved): Primal<SavedViewMut<'_, Host, f64>>,
+            workspace: &mut Workspace,
+        ) -> Result<()> {
+            let lent = theria_contract::Saved { output: saved.output.reborrow(), lse: saved.lse };
+            Dense::new().forward_kernel(problem, inputs, Primal(lent), workspace)?;
+            (self.0)(saved.output);
+            Ok(())
+        }
+    }
+
+    fn measured(mistake: fn(TensorViewMut<'_, f64>), shape: [usize; 4]) -> Measured {
+        let task = Task {
+            backend: Backend::Dense,
+            problem: Shape::causal(shape).problem(DType::F64).unwrap(),
+            rule: Rule::Forward,
+            plan: Plan { runs: 3, patience: Duration::from_secs(1) },
+            seed: 5,
+        };
+        Measure { task: &task, peers: None }.visit(&Mistaken(mistake)).unwrap()
+    }
+
+    #[test]
+    fn what_is_right_is_timed_and_what_is_wrong_or_not_written_has_no_time() {
+        // The last head is held against the oracle, and every element must be there.
+        let small = [1, 2, 32, 8];
+        let right = measured(|_| {}, small);
+        assert!(right.checked.passed() && right.times.unwrap().count() == 3);
+        let wrong = measured(|mut out| out.set([0, 1, 31, 7], 1e-3 + out.at([0, 1, 31, 7])), small);
+        assert!(!wrong.checked.passed() && wrong.times.is_none() && wrong.checked.error < 1.0);
+        let missing = measured(|mut out| out.set([0, 0, 3, 0], f64::NAN), small);
+        assert!(missing.checked.error.is_infinite() && missing.times.is_none());
+    }
+
+    #[test]
+    fn of_a_long_sequence_the_last_rows_are_held_against_the_oracle() {
+        let long = [1, 1, 1100, 4];
+        assert!(measured(|_| {}, long).checked.passed());
+        let wrong = measured(|mut out| out.set([0, 0, 1040, 1], 0.5 + out.at([0, 0, 1040, 1])), long);
+        assert!(!wrong.checked.passed() && wrong.times.is_none());
+    }
+
+    #[test]
+    fn peers_are_measured_once_between_two_rounds() {
+        let task = Task {
+            backend: Backend::Streaming,
+            problem: Shape::plain([1, 1, 16, 8]).problem(DType::F32).unwrap(),
+            rule: Rule::SecondOrder,
+            plan: Plan { runs: 4, patience: Duration::from_secs(1) },
+            seed: 1,
+        };
+        let mut asked = 0;
+        let mut peers = || {
+            asked += 1;
+            vec![Peer::failed("nobody", "is here")]
+        };
+        let measured = measure(&task, Some(&mut peers)).unwrap();
+        assert_eq!((asked, measured.peers.len(), measured.times.unwrap().count()), (1, 1, 8));
+        assert!(measured.drift >= 1.0);
+    }
+}
