@@ -9,8 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};
 use theria_contract::conformance::Suite;
-use theria_contract::{Attention, Element, Host, Layout, Precision, Primal, Problem, Result, Rule, Saved};
-use theria_contract::{SavedTensor, Storage, Support, Workspace, saved_mut, saved_view};
+use theria_contract::{
+    Attention, Element, Host, Inputs, Precision, Primal, Problem, Result, Rule, SavedViewMut, Scalar,
+    Storage, Support, TensorView, Workspace,
+};
 use theria_gpu_fwd::{Cuda, Device};
 
 use crate::evidence::{self, Ran, Row, rows_of};
@@ -42,7 +44,8 @@ impl DeviceSuite {
         let body = move || {
             let device = Device::open(0).map_err(|error| Failed::from(error.to_string()))?;
             let found = run(&Cuda::new(device));
-            let failed: Vec<String> = found.iter().filter(|row| row.verdict == "failed").map(describe).collect();
+            let failed: Vec<String> =
+                found.iter().filter(|row| row.verdict == "failed").map(describe).collect();
             let count = found.len();
             rows.lock().unwrap_or_else(PoisonError::into_inner).push((place, found));
             if failed.is_empty() {
@@ -90,7 +93,8 @@ fn ran(phase: u32) -> Option<Ran> {
     let kernels = revision["kernel_source_hash"][phase.to_string()].as_str()?.to_owned();
     let ask = |what: &str| {
         let query = format!("--query-gpu={what}");
-        let output = Command::new("nvidia-smi").args([&query, "--format=csv,noheader", "--id=0"]).output().ok()?;
+        let output =
+            Command::new("nvidia-smi").args([&query, "--format=csv,noheader", "--id=0"]).output().ok()?;
         Some(String::from_utf8_lossy(&output.stdout).trim().to_owned()).filter(|text| !text.is_empty())
     };
     let cuda = format!("{}.{}", device.driver() / 1000, device.driver() % 1000 / 10);
@@ -156,8 +160,8 @@ impl<E: Element, B: Attention<E>> Attention<E> for ByHost<B> {
     fn forward_kernel(
         &self,
         problem: &Problem,
-        Primal(inputs): Primal<&theria_contract::Inputs<'_, Host, E>>,
-        Primal(mut saved): Primal<theria_contract::SavedViewMut<'_, Host, E>>,
+        Primal(inputs): Primal<&Inputs<'_, Host, E>>,
+        Primal(mut saved): Primal<SavedViewMut<'_, Host, E>>,
         _: &mut Workspace,
     ) -> Result<()> {
         let there = self.0.storage();
@@ -165,11 +169,11 @@ impl<E: Element, B: Attention<E>> Attention<E> for ByHost<B> {
         let bias = inputs.bias.map(|bias| upload(there, bias)).transpose()?;
         let mask = inputs.mask.map(|mask| upload(there, mask)).transpose()?;
         let lengths = inputs.key_lengths.map(|lengths| upload(there, lengths)).transpose()?;
-        let operands = theria_contract::Inputs {
+        let operands = Inputs {
             bias: bias.as_ref().map(B::Storage::view),
             mask: mask.as_ref().map(B::Storage::view),
             key_lengths: lengths.as_ref().map(B::Storage::view),
-            ..theria_contract::Inputs::new(B::Storage::view(&q), B::Storage::view(&k), B::Storage::view(&v))
+            ..Inputs::new(B::Storage::view(&q), B::Storage::view(&k), B::Storage::view(&v))
         };
         let Primal(made) = self.0.forward(problem, Primal(&operands))?;
         saved.output.copy_from(there.download(B::Storage::view(&made.output))?.view())?;
@@ -177,9 +181,6 @@ impl<E: Element, B: Attention<E>> Attention<E> for ByHost<B> {
     }
 }
 
-fn upload<S: Storage, T: theria_contract::Scalar>(
-    storage: &S,
-    view: theria_contract::TensorView<'_, T>,
-) -> Result<S::Tensor<T>> {
+fn upload<S: Storage, T: Scalar>(storage: &S, view: TensorView<'_, T>) -> Result<S::Tensor<T>> {
     storage.upload(&view.to_tensor())
 }

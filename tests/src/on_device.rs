@@ -4,8 +4,8 @@ use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use theria_contract::conformance::{Case, MaskPattern, Suite};
 use theria_contract::{
-    Attention, Causal, DType, Element, Host, Inputs, Layout, Precision, Primal, Problem, ProblemBuilder, Rule,
-    Saved, SavedTensor, Storage, Tensor, Window, saved_mut,
+    Attention, Causal, DType, Element, Host, Inputs, Layout, Precision, Primal, Problem, ProblemBuilder,
+    Rule, Saved, SavedTensor, Storage, Tensor, Window, saved_mut,
 };
 use theria_gpu_fwd::Cuda;
 
@@ -14,6 +14,9 @@ use crate::evidence::Row;
 use crate::problems::any_case;
 
 /// The same random problems in every run: combinations of features that no list has.
+///
+/// # Panics
+/// If a problem cannot be made or called.
 pub fn random_problems<E, B, O>(backend: &B, oracle: &O, precision: Option<Precision>) -> Vec<Row>
 where
     E: Element,
@@ -21,15 +24,12 @@ where
     O: Attention<f64, Storage = Host>,
 {
     let mut runner = TestRunner::deterministic();
-    let case = |widest| move |_| any_case(widest).new_tree(&mut runner).expect("a random problem").current();
-    let mut wanted: Vec<Case> = Vec::new();
-    let count = if short() { 2 } else { 60 };
-    let mut draw = case(40);
-    wanted.extend((0..count).map(|n| draw(n)));
+    let any = any_case(40);
     let mut worst: Option<Row> = None;
     let mut judged = 0;
     let mut failed = Vec::new();
-    for case in wanted {
+    for _ in 0..if short() { 2 } else { 60 } {
+        let case = any.new_tree(&mut runner).expect("a random problem").current();
         let suite = Suite { cases: vec![case], precision };
         for row in conform::<E, _, _>(&suite, backend, oracle) {
             judged += usize::from(row.verdict == "passed");
@@ -64,7 +64,8 @@ where
     O: Attention<f64, Storage = Host>,
 {
     let mut cases = Vec::new();
-    let dims = [(16, 16), (32, 24), (64, 64), (80, 80), (96, 64), (128, 128), (104, 128), (192, 128), (200, 256)];
+    let dims =
+        [(16, 16), (32, 24), (64, 64), (80, 80), (96, 64), (128, 128), (104, 128), (192, 128), (200, 256)];
     let dims = if short() { &dims[2..3] } else { &dims[..] };
     for &(d, dv) in dims {
         // Few queries, and enough of them to fill the device with the largest blocks.
@@ -76,7 +77,10 @@ where
             let plain = || sized(batch, heads, t, m, d, dv);
             let lengths: Vec<i32> = (0..batch).map(|b| (m * (b + 1) / batch) as i32).collect();
             cases.push(named(name("plain"), plain()));
-            cases.push(Case { key_lengths: lengths.clone(), ..named(name("key lengths"), plain().key_lengths()) });
+            cases.push(Case {
+                key_lengths: lengths.clone(),
+                ..named(name("key lengths"), plain().key_lengths())
+            });
             cases.push(named(name("causal"), plain().causal(Causal::BottomRight)));
             cases.push(named(name("window"), plain().window(Window::new(70, 33))));
             let everything = plain()
@@ -103,7 +107,10 @@ where
         return Vec::new();
     }
     let cases = vec![
-        named("65536 queries and keys, causal".into(), sized(1, [1, 1], 65_536, 65_536, 64, 64).causal(Causal::TopLeft)),
+        named(
+            "65536 queries and keys, causal".into(),
+            sized(1, [1, 1], 65_536, 65_536, 64, 64).causal(Causal::TopLeft),
+        ),
         named("one query, 100000 keys".into(), sized(2, [4, 2], 1, 100_000, 128, 128)),
         named("100000 queries, one key".into(), sized(1, [2, 2], 100_000, 1, 64, 64)),
     ];
@@ -111,6 +118,9 @@ where
 }
 
 /// A call that is recorded and replayed gives the bits that it gives when it is made.
+///
+/// # Panics
+/// If a problem cannot be made or called.
 pub fn recorded<E, B>(cuda: &Cuda, backend: &B) -> Vec<Row>
 where
     E: Element,
@@ -136,24 +146,19 @@ where
     let made = bytes::<E>(cuda, &saved);
 
     let mut replayed = poisoned::<E>(cuda, &problem);
-    let graph = cuda.device().record(|| call(&mut replayed)).expect("a recording").expect("a call");
-    let before = bytes::<E>(cuda, &replayed);
-    // SAFETY is the graph's own matter: the tensors and the scratch live until the end of this function.
-    let again: Vec<bool> = (0..2)
-        .map(|_| {
-            theria_gpu_fwd::replay(&graph).expect("a replay");
-            bytes::<E>(cuda, &replayed) == made
-        })
-        .collect();
+    let times = cuda.device().time_replays(2, 1, |_| call(&mut replayed)).expect("a recording");
+    assert_eq!(times.expect("a call").len(), 2);
+    let same = bytes::<E>(cuda, &replayed) == made;
+    // What was never called is not the same, so the comparison could fail.
+    let poison = bytes::<E>(cuda, &poisoned::<E>(cuda, &problem)) != made;
     let row = |name: &str, holds| Row::statement(name, "forward", backend.name(), E::DTYPE.name(), holds, "");
-    vec![
-        row("recording computes nothing", before != made),
-        row("a replay gives the bits of a call", again[0]),
-        row("and so does another", again[1]),
-    ]
+    vec![row("replays give the bits of a call", same), row("and poison does not", poison)]
 }
 
 /// Scores beyond the largest number of their type: nobody knows the row, and it says so.
+///
+/// # Panics
+/// If a problem cannot be made or called.
 pub fn overflow<E, B>(cuda: &Cuda, backend: &B) -> Vec<Row>
 where
     E: Element,
@@ -163,7 +168,8 @@ where
     let problem = problem.with_dtype(E::DTYPE);
     let shape = problem.shape();
     let upload = |shape, element: &dyn Fn([usize; 4]) -> f64| {
-        cuda.upload(&Tensor::from_fn(shape, |at| E::from_f64(element(at))).expect("a tensor")).expect("memory")
+        cuda.upload(&Tensor::from_fn(shape, |at| E::from_f64(element(at))).expect("a tensor"))
+            .expect("memory")
     };
     // Every product of row 7 is -1e40.
     let q = upload(shape.q(), &|at| if at[2] == 7 { -1e20 } else { 0.01 });
@@ -173,7 +179,8 @@ where
     let Primal(made) = backend.forward(&problem, Primal(&inputs)).expect("a call");
     let out = cuda.download(Cuda::view(&made.output)).expect("memory");
     let lse = cuda.download(Cuda::view(&made.lse)).expect("memory");
-    let lost = (0..shape.dv).all(|c| out.at([0, 0, 7, c]).to_f64().is_nan()) && lse.at([0, 0, 7, 0]).to_f64().is_nan();
+    let lost = (0..shape.dv).all(|c| out.at([0, 0, 7, c]).to_f64().is_nan())
+        && lse.at([0, 0, 7, 0]).to_f64().is_nan();
     let others = (0..shape.t).filter(|i| *i != 7).all(|i| (out.at([0, 0, i, 0]).to_f64() - 1.0).abs() < 1e-2);
     let row = |name: &str, holds| Row::statement(name, "forward", backend.name(), E::DTYPE.name(), holds, "");
     vec![row("a row of overflowed scores is NaN", lost), row("and no other row is", others)]

@@ -10,6 +10,9 @@ fn broadcast(scores: [usize; 4], keep: [bool; 4]) -> [usize; 4] {
 }
 
 /// Any combination of features, with head dimensions up to `widest`.
+///
+/// # Panics
+/// If it makes a problem that is none.
 pub fn any_case(widest: usize) -> impl Strategy<Value = Case> {
     let sizes = (0_usize..3, 1_usize..3, 1_usize..4, 0_usize..300, 0_usize..600, 1..=widest, 1..=widest);
     let masks = (

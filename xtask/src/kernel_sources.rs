@@ -7,12 +7,13 @@ use anyhow::Result;
 
 use crate::sources::Sources;
 
-/// Every source and header; what else lies beside them, such as the budget, is not compiled.
-const PATTERN: &str = "crates/*/kernels/**/*.cu*";
-
-/// One hash of the names and texts of all kernels in the tree.
-pub(crate) fn hash(root: &Path) -> Result<String> {
-    Ok(Sources::collect(root, &[PATTERN.to_owned()])?.digest())
+/// One hash of the names and texts of the kernels of these crates. Every source and header counts; what
+/// else lies beside them, such as the budget, is not compiled.
+pub(crate) fn hash(root: &Path, crates: &[String]) -> Result<String> {
+    let folder = |name: &String| name.strip_prefix("theria-").unwrap_or(name).to_owned();
+    let patterns: Vec<String> =
+        crates.iter().map(|name| format!("crates/{}/kernels/**/*.cu*", folder(name))).collect();
+    Ok(Sources::collect(root, &patterns)?.digest())
 }
 
 #[cfg(test)]
@@ -24,19 +25,23 @@ mod tests {
     fn every_letter_and_name_of_a_kernel_counts_and_nothing_else() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let root = folder.path();
-        assert!(hash(root).is_err(), "a tree without kernels has no hash");
+        let both = ["theria-a".to_owned(), "theria-b".to_owned()];
+        assert!(hash(root, &both).is_err(), "a tree without kernels has no hash");
         write_file(&root.join("crates/a/kernels/one.cu"), "one")?;
         write_file(&root.join("crates/b/kernels/deep/two.cuh"), "two")?;
-        let before = hash(root)?;
+        write_file(&root.join("crates/c/kernels/three.cu"), "three")?;
+        let before = hash(root, &both)?;
+        assert_ne!(hash(root, &both[..1])?, before, "a crate");
         write_file(&root.join("crates/a/kernels/budget.toml"), "[sm_80]\n")?;
         write_file(&root.join("crates/a/src/lib.rs"), "")?;
-        assert_eq!(hash(root)?, before);
+        write_file(&root.join("crates/c/kernels/three.cu"), "a crate of another phase")?;
+        assert_eq!(hash(root, &both)?, before);
         write_file(&root.join("crates/b/kernels/deep/two.cuh"), "Two")?;
-        assert_ne!(hash(root)?, before, "a letter");
+        assert_ne!(hash(root, &both)?, before, "a letter");
         write_file(&root.join("crates/b/kernels/deep/two.cuh"), "two")?;
-        assert_eq!(hash(root)?, before);
+        assert_eq!(hash(root, &both)?, before);
         std::fs::rename(root.join("crates/a/kernels/one.cu"), root.join("crates/a/kernels/uno.cu"))?;
-        assert_ne!(hash(root)?, before, "a name");
+        assert_ne!(hash(root, &both)?, before, "a name");
         Ok(())
     }
 }

@@ -99,7 +99,7 @@ pub(crate) fn read_evidence(
     }
     if !phase.device_evidence.is_empty() {
         let before = flaws.len();
-        match kernel_sources::hash(root) {
+        match kernel_sources::hash(root, &phase.crates) {
             Err(error) => flaws.push(format!("{error:#}")),
             Ok(kernels) => {
                 for name in &phase.device_evidence {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use theria_contract::{Attention, Checks, Element, Error, Problem, Refusal, Result, Rule, Support};
-use theria_gpu_fwd::forward::{CudaFused, CudaRef};
+use theria_gpu_fwd::forward::{CudaFast, CudaFused, CudaRef};
 
 use crate::bench::Timed;
 use crate::case_file::Case;
@@ -127,6 +127,8 @@ backends! {
         |checks| cuda::kept(checks, CudaFused::new, CudaFused::with_checks);
     Streaming, "streaming", Streamed, "tiles on the CPU, in memory linear in the length",
         |checks| Ok(Arc::new(theria_jvp_hvp::Streaming::new().with_checks(checks)));
+    CudaFast, "cuda-fast", Stored, "two kernels on a CUDA device, the weights stored between them; f32, f16, bf16",
+        |checks| cuda::kept(checks, CudaFast::new, CudaFast::with_checks);
     CudaRef, "cuda-ref", Streamed, "plain arithmetic on a CUDA device: every type; what its other kernels are held against",
         |checks| cuda::kept(checks, CudaRef::new, CudaRef::with_checks);
     Dense, "dense", Stored, "the textbook on the CPU: whole score matrices; the oracle",

@@ -1,6 +1,7 @@
 //! Packs what a GPU host runs into one folder: it has a driver and NVRTC, but no Rust toolchain and no
 //! git. `run.sh` in the folder says how to use it, `REVISION` what it was made from.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -9,6 +10,7 @@ use cargo_metadata::{Metadata, TargetKind};
 use serde::Serialize;
 
 use crate::builds::{self, Executable};
+use crate::phases::{self, Phase};
 use crate::revision::{self, DIRTY};
 use crate::{kernel_sources, sources};
 
@@ -32,14 +34,18 @@ struct Revision {
     git: Option<String>,
     /// Whether the tree had changes; unknown outside a repository.
     dirty: Option<bool>,
-    kernel_source_hash: String,
+    /// For each phase with evidence from a device, the hash of its kernels.
+    kernel_source_hash: BTreeMap<u32, String>,
 }
 
 impl Revision {
     fn of(root: &Path) -> Result<Self> {
         let git = revision::of_tree(root);
         let dirty = git.as_ref().map(|revision| revision.ends_with(DIRTY));
-        Ok(Self { git, dirty, kernel_source_hash: kernel_sources::hash(root)? })
+        let phases = phases::read(root)?;
+        let on_device = phases.iter().filter(|phase| !phase.device_evidence.is_empty());
+        let hash = |phase: &Phase| Ok((phase.number, kernel_sources::hash(root, &phase.crates)?));
+        Ok(Self { git, dirty, kernel_source_hash: on_device.map(hash).collect::<Result<_>>()? })
     }
 }
 
@@ -269,11 +275,19 @@ mod tests {
     #[test]
     fn a_revision_says_what_evidence_needs() -> Result<()> {
         let folder = tempfile::tempdir()?;
+        let phase = |number, more: &str| {
+            format!(
+                "[[phase]]\nnumber = {number}\ntitle = \"t\"\ncrates = [\"theria-a\"]\nstate = \"open\"\n{more}"
+            )
+        };
+        let text = phase(1, "") + &phase(2, "device_evidence = [\"phase2_cuda.json\"]\n");
+        sources::write_file(&folder.path().join("phases.toml"), &text)?;
         assert!(Revision::of(folder.path()).is_err(), "a tree without kernels makes no bundle");
         sources::write_file(&folder.path().join("crates/a/kernels/a.cu"), "a")?;
         let revision = Revision::of(folder.path())?;
         assert_eq!((&revision.git, revision.dirty), (&None, None), "outside a repository");
-        assert_eq!(revision.kernel_source_hash, kernel_sources::hash(folder.path())?);
+        let hash = kernel_sources::hash(folder.path(), &["theria-a".to_owned()])?;
+        assert_eq!(revision.kernel_source_hash, BTreeMap::from([(2, hash)]), "of the phase on a device");
         Ok(())
     }
 

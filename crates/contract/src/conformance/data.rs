@@ -135,9 +135,10 @@ impl Maker<'_> {
             E::from_f64(match amplitude {
                 Amplitude::Unit => variate(words),
                 Amplitude::Moderate => variate(words) / 2.0,
-                Amplitude::Grid => grid(words),
-                Amplitude::Rising if tag == KEYS => grid(words) * f64::from(1 << (index[2] * 8 / shape[2])) / 128.0,
-                Amplitude::Rising => grid(words),
+                Amplitude::Rising if tag == KEYS => {
+                    grid(words) * f64::from(1 << (index[2] * 8 / shape[2])) / 128.0
+                }
+                Amplitude::Grid | Amplitude::Rising => grid(words),
                 Amplitude::Tiny => variate(words) / 64.0,
             })
         })?;
