@@ -3,7 +3,7 @@
 //     r = max_j S_ij·log2 e,  l = Σ_j 2^(S_ij·log2 e - r)      first sweep over the keys
 //     W_ij = z_ij·2^(S_ij·log2 e - r)                          second sweep: scores are multiplied again
 //
-// W takes memory of size T×M, in the element type; r and l of each row go to the second half.
+// W takes memory of size T×M, in the element type; the maximum and l of each row go to the second half.
 #include "warp.cuh"
 
 using namespace theria;
@@ -87,7 +87,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
             sum += __shfl_xor_sync(FULL_WARP, sum, 2);
             if (lane % 4 == 0 && at.row(r, half) < p.score.t) {
                 float *row = parameters.rows.at<float>(at.b, at.h, at.row(r, half));
-                row[0] = state.reference[r][half];
+                row[0] = state.top[r][half];
                 row[1] = sum;
             }
         }

@@ -67,7 +67,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const float *row = parameters.rows.at<float>(at.b, at.h, min_of(at.row(r, half), p.score.t - 1));
-            state.reference[r][half] = row[0];
+            state.top[r][half] = row[0];
             state.sum[r][half] = lane % 4 == 0 ? row[1] : 0; // `write` adds the lanes of a row up
         }
     write(state, shared_address(memory) + row_warp * Tile<Math, WARP_ROWS, DV>::BYTES, p, at);

@@ -23,7 +23,7 @@ struct Forward {
 struct Fast {
     Forward forward;
     View weights;  // z ∘ P of each row against the maximum of the row, with room for M in whole sixteens
-    View rows;     // r and l of each row, in f32
+    View rows;     // the maximum and l of each row, in f32
 };
 
 // Where a block works: a tile of rows of one head.

@@ -25,8 +25,13 @@ constexpr float LIMIT = 1024;
 // P in place of S, where every row sees every key, against the reference as it is. Whether that was well;
 // if so, l has its sums.
 static THERIA_DEVICE bool trust(State &state, Scores &s, float factor) {
-    float sum[ROW_TILES][2] = {};
+    float sum[ROW_TILES][2] = {}, reference[ROW_TILES][2];
     bool good = true;
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r) {
+        reference[r][0] = state.top[r][0] * factor;
+        reference[r][1] = state.top[r][1] * factor;
+    }
 #pragma unroll
     for (int n = 0; n < STEP / 8; ++n)
 #pragma unroll
@@ -34,8 +39,8 @@ static THERIA_DEVICE bool trust(State &state, Scores &s, float factor) {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 float &first = s[r][n].x[2 * half], &second = s[r][n].x[2 * half + 1];
-                first = exp2_of(fmaf(first, factor, -state.reference[r][half]));
-                second = exp2_of(fmaf(second, factor, -state.reference[r][half]));
+                first = exp2_of(fmaf(first, factor, -reference[r][half]));
+                second = exp2_of(fmaf(second, factor, -reference[r][half]));
                 sum[r][half] += first + second;
             }
 #pragma unroll
@@ -53,7 +58,7 @@ static THERIA_DEVICE bool trust(State &state, Scores &s, float factor) {
 
 // Adds what the other key groups found to the first one. Each thread meets the one that has its place in
 // every other group, by way of shared memory.
-static THERIA_DEVICE void add_key_groups(State &state, float *memory, int row_warp, int group) {
+static THERIA_DEVICE void add_key_groups(State &state, float *memory, int row_warp, int group, float factor) {
     constexpr int ROW_THREADS = ROW_WARPS * WARP, ITEMS = ROW_TILES * (DV / 8 * 4 + 4);
     int thread = row_warp * WARP + threadIdx.x % WARP;
     float *mine = memory + (group - 1) * ITEMS * ROW_THREADS + thread;
@@ -63,7 +68,7 @@ static THERIA_DEVICE void add_key_groups(State &state, float *memory, int row_wa
         for (int r = 0; r < ROW_TILES; ++r) {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                mine[ROW_THREADS * at++] = state.reference[r][half];
+                mine[ROW_THREADS * at++] = state.top[r][half];
                 mine[ROW_THREADS * at++] = state.sum[r][half];
             }
 #pragma unroll
@@ -85,11 +90,11 @@ static THERIA_DEVICE void add_key_groups(State &state, float *memory, int row_wa
             float shrink[2], share[2];
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                float reference = theirs[ROW_THREADS * at++], &own = state.reference[r][half];
-                float m = fmaxf(reference, own), base = m == -infinity() ? 0 : m;
-                shrink[half] = exp2_of(own - base);
-                share[half] = exp2_of(reference - base);
-                own = m;
+                float other_top = theirs[ROW_THREADS * at++], &own = state.top[r][half];
+                float top = fmaxf(other_top, own);
+                shrink[half] = shrink_of(own, top, factor);
+                share[half] = shrink_of(other_top, top, factor);
+                own = top;
                 state.sum[r][half] = state.sum[r][half] * shrink[half] + theirs[ROW_THREADS * at++] * share[half];
             }
 #pragma unroll
@@ -143,7 +148,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
     State state;
     float factor = exponent_factor(p);
     int slot = 0;
-    bool first = true; // there is no reference yet
+    bool trusted = false; // the references of all rows: there are none yet
     for (int stage = 0; all.begin + stage * STAGE_KEYS < all.end; ++stage) {
         await_copies<STAGES - 2>();
         __syncthreads();
@@ -159,10 +164,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
             Scores s;
             if (MASKING != EVERYTHING && at.whole(key0)) {
                 multiply_keys<true>(s, q, k, STEP);
-                if (first || !trust(state, s, factor)) {
-                    if (!first)
+                if (!trusted || !trust(state, s, factor)) {
+                    if (trusted)
                         multiply_keys<true>(s, q, k, STEP);
-                    refer(state, s, factor);
+                    trusted = refer(state, s, factor);
                     exponentials(state, s, factor);
                     add_sums(state, s);
                 }
@@ -171,20 +176,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
                 int count = at.to - key0;
                 multiply_keys<false>(s, q, k, count);
                 look<false>(s, p, at, key0);
-                refer(state, s, factor);
+                trusted = refer(state, s, factor);
                 exponentials(state, s, factor);
                 add_sums(state, s);
                 drop(s, p, at, key0);
                 add_values<false>(state, s, v, count);
             }
-            first = false;
         }
     }
 
     await_copies<0>();
     __syncthreads();
     if (KEY_GROUPS > 1) {
-        add_key_groups(state, reinterpret_cast<float *>(memory), row_warp, group);
+        add_key_groups(state, reinterpret_cast<float *>(memory), row_warp, group, factor);
         __syncthreads();
     }
     if (group == 0)

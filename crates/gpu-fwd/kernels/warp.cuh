@@ -40,19 +40,35 @@ using ValueTile = Tile<Math, STAGE_KEYS, DV>;
 // What a warp carries along the keys. Each lane has two rows of each of its row tiles.
 struct State {
     Piece out[ROW_TILES][DV / 8];
-    float reference[ROW_TILES][2]; // r; -inf until a key is seen
-    float sum[ROW_TILES][2];       // of the columns of this lane
+    float top[ROW_TILES][2]; // the score that exponents are taken against; -inf until a key is seen
+    float sum[ROW_TILES][2]; // of the columns of this lane
 
     THERIA_DEVICE State() : out{}, sum{} {
 #pragma unroll
         for (int r = 0; r < ROW_TILES; ++r)
-            reference[r][0] = reference[r][1] = -infinity();
+            top[r][0] = top[r][1] = -infinity();
     }
 };
 
-// What exponents are taken against. Where nothing was seen yet every score is -inf, and -inf - 0 is what it
-// should be.
-static THERIA_DEVICE float base_of(float reference) { return reference == -infinity() ? 0 : reference; }
+// Exponents of 2: S·factor - r with r = top·factor.
+//
+// The product is exact inside of one instruction, r is rounded. What the rounding is off stands in every
+// exponent of the row, so it changes neither O nor lse: it is a factor that both have and lose. That ends where
+// it is so large that 2 to its power overflows, with scores beyond 10^9. From LARGE on the rest of r is kept.
+struct Reference {
+    static constexpr float LARGE = 1 << 24;
+
+    float high, low;
+
+    THERIA_DEVICE Reference(float top, float factor) {
+        high = top * factor;
+        low = fabsf(high) < LARGE ? 0 : fmaf(top, factor, -high);
+        if (top == -infinity())
+            high = low = 0; // nothing was seen: every score is -inf, and -inf - 0 is what it should be
+    }
+
+    THERIA_DEVICE float exponent(float s, float factor) const { return fmaf(s, factor, -high) - low; }
+};
 
 // A warp's queries as operands.
 struct Queries {
@@ -223,21 +239,32 @@ static THERIA_DEVICE void look(Scores &s, const Forward &p, const Rows &at, int 
         }
 }
 
-// Moves the reference of every row to the maximum of what it has seen, and scales l and O to it.
-static THERIA_DEVICE void refer(State &state, const Scores &s, float factor) {
+// What sums against one reference are multiplied by to stand against another.
+static THERIA_DEVICE float shrink_of(float from, float to, float factor) {
+    if (to == -infinity())
+        return 1; // nothing was seen
+    Reference old(from, factor), now(to, factor);
+    return from == -infinity() ? 0 : exp2_of((old.high - now.high) + (old.low - now.low));
+}
+
+// Moves the reference of every row to the maximum of what it has seen, and scales l and O to it. Whether the
+// reference of every row is there and not large: only then may it be trusted.
+static THERIA_DEVICE bool refer(State &state, const Scores &s, float factor) {
+    bool plain = true;
 #pragma unroll
     for (int r = 0; r < ROW_TILES; ++r)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            float top = -infinity(), &reference = state.reference[r][half];
+            float top = -infinity();
 #pragma unroll
             for (int n = 0; n < STEP / 8; ++n)
                 top = fmaxf(top, fmaxf(s[r][n].x[2 * half], s[r][n].x[2 * half + 1]));
             top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, 1));
             top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, 2));
-            top = fmaxf(top * factor, reference);
-            float shrink = exp2_of(reference - base_of(top));
-            reference = top;
+            top = fmaxf(top, state.top[r][half]);
+            float shrink = shrink_of(state.top[r][half], top, factor);
+            plain = plain && fabsf(top * factor) < Reference::LARGE;
+            state.top[r][half] = top;
             state.sum[r][half] *= shrink;
 #pragma unroll
             for (int n = 0; n < DV / 8; ++n) {
@@ -245,6 +272,7 @@ static THERIA_DEVICE void refer(State &state, const Scores &s, float factor) {
                 state.out[r][n].x[2 * half + 1] *= shrink;
             }
         }
+    return __all_sync(FULL_WARP, plain);
 }
 
 // P = 2^(S·factor - r) in place of S.
@@ -253,10 +281,10 @@ static THERIA_DEVICE void exponentials(const State &state, Scores &s, float fact
     for (int r = 0; r < ROW_TILES; ++r)
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
-            float base = base_of(state.reference[r][c / 2]);
+            Reference reference(state.top[r][c / 2], factor);
 #pragma unroll
             for (int n = 0; n < STEP / 8; ++n)
-                s[r][n].x[c] = exp2_of(fmaf(s[r][n].x[c], factor, -base));
+                s[r][n].x[c] = exp2_of(reference.exponent(s[r][n].x[c], factor));
         }
 }
 
@@ -313,17 +341,19 @@ static THERIA_DEVICE void write(const State &state, unsigned memory, const Forwa
             lost |= 1 << bit;
     }
 
+    float factor = exponent_factor(p);
     float *lse_at = p.lse.at<float>(at.b, at.h, at.row(0, 0));
 #pragma unroll
     for (int r = 0; r < ROW_TILES; ++r)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             unsigned bit = 1 << (2 * r + half);
-            float lse = (state.reference[r][half] + log2_of(sum[r][half])) * LN_2;
-            float factor = __fdividef(float(p.score.kept), sum[r][half]);
+            Reference reference(state.top[r][half], factor);
+            float lse = (reference.high + (reference.low + log2_of(sum[r][half]))) * LN_2;
+            float weight = __fdividef(float(p.score.kept), sum[r][half]);
             if (empty & bit) {
                 lse = lost & bit ? not_a_number() : -infinity();
-                factor = lost & bit ? not_a_number() : 0;
+                weight = lost & bit ? not_a_number() : 0;
             }
             if (lane % 4 == 0 && at.row(r, half) < p.score.t)
                 *lse_at = lse;
@@ -331,7 +361,7 @@ static THERIA_DEVICE void write(const State &state, unsigned memory, const Forwa
 #pragma unroll
             for (int n = 0; n < DV / 8; ++n)
                 Math::store_pair(OutTile::at(memory, 16 * r + 8 * half + lane / 4, 8 * n + 2 * (lane % 4)),
-                                 state.out[r][n].x[2 * half] * factor, state.out[r][n].x[2 * half + 1] * factor);
+                                 state.out[r][n].x[2 * half] * weight, state.out[r][n].x[2 * half + 1] * weight);
         }
     __syncwarp();
     OutTile::write(memory, p.out, at.b, at.h, at.first, p.score.t - at.first, p.dv, p.vectors);

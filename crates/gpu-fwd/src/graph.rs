@@ -55,6 +55,9 @@ impl Graph {
         // SAFETY: the graph lives; without a list the call only counts.
         let outcome = unsafe { sys::cuGraphGetNodes(graph, std::ptr::null_mut(), &raw mut count) };
         check("cuGraphGetNodes", outcome.result())?;
+        if count == 0 {
+            return Ok(false);
+        }
         let mut nodes = vec![std::ptr::null_mut(); count];
         // SAFETY: the list has room for as many nodes as the call before counted.
         let outcome = unsafe { sys::cuGraphGetNodes(graph, nodes.as_mut_ptr(), &raw mut count) };
