@@ -125,3 +125,9 @@ pub enum Error {
         source: std::io::Error,
     },
 }
+
+impl From<Error> for theria_contract::Error {
+    fn from(error: Error) -> Self {
+        Self::Backend { backend: "cuda", source: Box::new(error) }
+    }
+}

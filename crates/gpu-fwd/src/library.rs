@@ -60,6 +60,11 @@ impl<S: Spec> Library<S> {
         self.get(spec).map(drop)
     }
 
+    /// Whether a kernel keeps what its registers do not hold in memory, which is slow.
+    pub fn spills(&self, spec: S) -> Result<bool> {
+        Ok(check("cuFuncGetAttribute", self.get(spec)?.function.local_size_bytes())? > 0)
+    }
+
     /// Launches a kernel.
     ///
     /// # Safety

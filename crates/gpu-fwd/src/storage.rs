@@ -5,8 +5,8 @@ use std::marker::PhantomData;
 use cudarc::driver::sys::CUdeviceptr;
 use theria_contract::{Element, Host, Layout, Result, Scalar, Storage, Tensor, TensorView};
 
+use crate::Device;
 use crate::buffer::{self, Buffer};
-use crate::{Device, Error};
 
 /// The memory of one device.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,11 +87,6 @@ impl CudaWorkspace {
     }
 }
 
-/// An error of the device as one of the contract.
-pub(crate) fn of_device<T>(outcome: Result<T, Error>) -> Result<T> {
-    outcome.map_err(|error| theria_contract::Error::Backend { backend: "cuda", source: Box::new(error) })
-}
-
 impl Storage for Cuda {
     type Tensor<T: Scalar> = CudaTensor<T>;
     type View<'a, T: Scalar> = CudaView<'a, T>;
@@ -99,17 +94,17 @@ impl Storage for Cuda {
     type Workspace = CudaWorkspace;
 
     fn allocate<T: Scalar>(&self, layout: Layout) -> Result<CudaTensor<T>> {
-        let mut memory = of_device(Buffer::new(&self.device, layout.span() * size_of::<T>()))?;
-        of_device(memory.fill(0))?;
+        let mut memory = Buffer::new(&self.device, layout.span() * size_of::<T>())?;
+        memory.fill(0)?;
         Ok(CudaTensor { memory, layout, element: PhantomData })
     }
 
     fn workspace(&self, bytes: usize) -> Result<CudaWorkspace> {
-        Ok(CudaWorkspace { memory: of_device(Buffer::new(&self.device, bytes))? })
+        Ok(CudaWorkspace { memory: Buffer::new(&self.device, bytes)? })
     }
 
     fn fill_workspace(&self, workspace: &mut CudaWorkspace, byte: u8) -> Result<()> {
-        of_device(workspace.memory.fill(byte))
+        Ok(workspace.memory.fill(byte)?)
     }
 
     fn workspace_bytes(workspace: &CudaWorkspace) -> usize {
@@ -117,8 +112,8 @@ impl Storage for Cuda {
     }
 
     fn upload<T: Scalar>(&self, tensor: &Tensor<T>) -> Result<CudaTensor<T>> {
-        let mut memory = of_device(Buffer::new(&self.device, size_of_val(tensor.data())))?;
-        of_device(memory.write(bytemuck::cast_slice(tensor.data())))?;
+        let mut memory = Buffer::new(&self.device, size_of_val(tensor.data()))?;
+        memory.write(bytemuck::cast_slice(tensor.data()))?;
         Ok(CudaTensor { memory, layout: tensor.layout(), element: PhantomData })
     }
 
@@ -128,7 +123,7 @@ impl Storage for Cuda {
         #[allow(unsafe_code)]
         let outcome =
             unsafe { buffer::read(&self.device, view.pointer, bytemuck::cast_slice_mut(&mut data)) };
-        of_device(outcome)?;
+        outcome?;
         Ok(TensorView::new(&data, view.layout)?.to_tensor())
     }
 

@@ -11,6 +11,7 @@ mod plots;
 mod progress;
 mod proofs;
 mod tour;
+mod tune;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -57,6 +58,7 @@ enum Command {
     Boundary(boundary::BoundaryArgs),
     Bench(bench::BenchArgs),
     Doctor(doctor::DoctorArgs),
+    Tune(tune::TuneArgs),
 }
 
 /// What every command takes.
@@ -93,6 +95,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Boundary(args)) => boundary::run(&args, console),
         Some(Command::Bench(args)) => bench::run(&args, console),
         Some(Command::Doctor(args)) => doctor::run(&args, console),
+        Some(Command::Tune(args)) => tune::run(&args, console),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

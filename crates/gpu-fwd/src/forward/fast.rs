@@ -13,7 +13,6 @@ use super::fused::{FusedForward, Masking, Products, ROOMS, Tiling, room};
 use super::parameters::{Fast, Forward, Halfway};
 use super::refused_by_all;
 use crate::sources::{FAST_SCORES, FAST_VALUES};
-use crate::storage::of_device;
 use crate::{Cuda, CudaWorkspace, KernelSpec, Library, Spec};
 
 /// Which of the two kernels.
@@ -175,7 +174,7 @@ impl<E: Element> Attention<E> for CudaFast {
             let outcome = unsafe {
                 self.kernels.launch(FastForward { part, choices }, forward.blocks(problem), &parameters)
             };
-            of_device(outcome)?;
+            outcome?;
         }
         Ok(())
     }

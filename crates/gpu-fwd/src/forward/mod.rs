@@ -14,7 +14,7 @@ pub mod parameters;
 mod reference;
 
 pub use fast::{CudaFast, FastForward, Part};
-pub use fused::{CudaFused, FusedForward, Load, Masking, Products, Tiling};
+pub use fused::{Choice, CudaFused, FusedForward, Load, Masking, Occasion, Products, Table, Tiling, Tuned};
 pub use reference::{CudaRef, ReferenceForward};
 
 use theria_contract::{Problem, Refusal};

@@ -7,7 +7,6 @@ use theria_contract::{
 use super::parameters::Forward;
 use super::refused_by_all;
 use crate::sources::REFERENCE_FORWARD;
-use crate::storage::of_device;
 use crate::{Cuda, CudaWorkspace, KernelSpec, Library, Spec};
 
 /// As in the source.
@@ -127,6 +126,6 @@ impl<E: Element> Attention<E> for CudaRef {
         let outcome = unsafe {
             self.kernels.launch(ReferenceForward::of(problem), parameters.blocks(problem), &parameters)
         };
-        of_device(outcome)
+        Ok(outcome?)
     }
 }

@@ -1,30 +1,39 @@
 //! The backend.
 
 use theria_contract::{
-    Attention, Causal, Checks, DType, Element, Inputs, Precision, Primal, Problem, Refusal, Result, Rule,
+    Attention, Checks, DType, Element, Inputs, Precision, Primal, Problem, Refusal, Result, Rule,
     SavedViewMut, Support,
 };
 
-use super::{FusedForward, choice};
+use super::{Choice, FusedForward, Occasion, Table};
 use crate::forward::parameters::Forward;
 use crate::forward::refused_by_all;
-use crate::storage::of_device;
 use crate::{Cuda, CudaWorkspace, Library};
 
 /// Fused attention on tensor cores.
 #[derive(Debug)]
 pub struct CudaFused {
-    cuda: Cuda,
+    pub(super) cuda: Cuda,
     checks: Checks,
-    precision: Precision,
-    kernels: Library<FusedForward>,
+    pub(super) precision: Precision,
+    pub(super) table: Table,
+    pub(super) kernels: Library<FusedForward>,
 }
 
 impl CudaFused {
     /// On this device's memory.
     pub fn new(cuda: Cuda) -> Self {
-        let kernels = Library::new(cuda.device().clone());
-        Self { cuda, checks: Checks::None, precision: Precision::F32, kernels }
+        let device = cuda.device();
+        let table = Table::of_user(device.name(), device.architecture());
+        let kernels = Library::new(device.clone());
+        Self { cuda, checks: Checks::None, precision: Precision::F32, table, kernels }
+    }
+
+    /// With these choices over the shipped ones, in place of those that were measured on this device.
+    #[must_use]
+    pub fn with_table(mut self, table: Table) -> Self {
+        self.table = table;
+        self
     }
 
     /// With f32 operands rounded to TF32: faster than the split in three products, and accurate to
@@ -42,14 +51,39 @@ impl CudaFused {
         self
     }
 
-    fn choose(&self, problem: &Problem, vectors: bool) -> Option<FusedForward> {
-        let device = self.cuda.device();
-        choice::choose(problem, vectors, self.precision, device.architecture(), device.multiprocessors())
+    /// Its choices.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// What a problem is to the table; `None` where no kernel serves it.
+    pub fn occasion(&self, problem: &Problem, vectors: bool) -> Option<Occasion> {
+        Occasion::of(problem, vectors, self.precision, self.cuda.device().multiprocessors())
     }
 
     /// The kernel that serves a problem whose rows are whole vectors; `None` where none does.
     pub fn choice(&self, problem: &Problem) -> Option<FusedForward> {
-        self.choose(problem, true)
+        let occasion = self.occasion(problem, true)?;
+        Some(self.table.choice(occasion, self.cuda.device().architecture()).instance(occasion))
+    }
+
+    /// Asks for the forward rule by this choice.
+    pub(super) fn launch<E: Element>(
+        &self,
+        problem: &Problem,
+        inputs: &Inputs<'_, Cuda, E>,
+        saved: &SavedViewMut<'_, Cuda, E>,
+        occasion: Occasion,
+        choice: Choice,
+    ) -> crate::Result<()> {
+        let (instance, rows) = (choice.instance(occasion), choice.tiling.rows() as usize);
+        let parameters = Forward::of(problem, inputs, saved, rows, choice.section as usize);
+        // SAFETY: the views were held against the problem, and are borrowed while the launch is asked for;
+        // whatever is asked of the device later comes after it.
+        #[allow(unsafe_code)]
+        unsafe {
+            self.kernels.launch(instance, parameters.blocks(problem), &parameters)
+        }
     }
 }
 
@@ -91,15 +125,10 @@ impl<E: Element> Attention<E> for CudaFused {
         _: &mut CudaWorkspace,
     ) -> Result<()> {
         let vectors = Forward::of(problem, inputs, &saved, 1, 1).vectors();
-        let Some(instance) = self.choose(problem, vectors) else {
+        let Some(occasion) = self.occasion(problem, vectors) else {
             return Attention::<E>::require(self, problem, Rule::Forward);
         };
-        let section = if problem.causal() == Causal::None { 1 } else { 16 };
-        let parameters = Forward::of(problem, inputs, &saved, instance.tiling.rows() as usize, section);
-        // SAFETY: the views were held against the problem, and are borrowed while the launch is asked for;
-        // whatever is asked of the device later comes after it.
-        #[allow(unsafe_code)]
-        let outcome = unsafe { self.kernels.launch(instance, parameters.blocks(problem), &parameters) };
-        of_device(outcome)
+        let choice = self.table.choice(occasion, self.cuda.device().architecture());
+        Ok(self.launch(problem, inputs, &saved, occasion, choice)?)
     }
 }

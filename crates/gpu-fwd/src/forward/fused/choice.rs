@@ -1,120 +1,129 @@
-//! Which instance serves which problem: the dispatch table of the portable family.
+//! The dispatch table of the portable family: which tiling serves which occasion.
 //!
-//! An instance is chosen by how elements are multiplied, the room for the head dimensions, what is masked,
-//! and how much work there is: with few queries in all, smaller blocks fill the device. The numbers were
-//! measured on an H200 (docs/performance.md); on another device they are safe, and `theria tune` finds its own.
+//! The numbers were measured on an H200 (docs/performance.md). On another device they are safe: a tiling that
+//! does not fit is made smaller. `theria tune` measures others and keeps what is faster, see
+//! [`Table`](super::Table).
 
-use theria_contract::{Precision, Problem};
+use serde::{Deserialize, Serialize};
 
-use super::{FusedForward, Masking, Products, Tiling};
+use super::{FusedForward, Load, Masking, Occasion, Products, Tiling};
 use crate::Architecture;
 
-/// Rooms for D and Dv, narrowest first.
-pub(in crate::forward) const ROOMS: [u32; 6] = [32, 64, 96, 128, 192, 256];
-
-/// Room for both head dimensions.
-pub(in crate::forward) fn room(problem: &Problem) -> u32 {
-    let widest = problem.shape().d.max(problem.shape().dv) as u32;
-    ROOMS.into_iter().find(|room| *room >= widest).unwrap_or(ROOMS[ROOMS.len() - 1])
+/// A tiling, and how many heads are worked on together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Choice {
+    /// How the work of a block is cut.
+    pub tiling: Tiling,
+    /// Heads of a section: see `Place` in forward.cuh.
+    pub section: u32,
 }
 
-/// How much work there is for the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Load {
-    /// Blocks of the tiling for many queries do not fill it.
-    Few,
-    /// They do.
-    Many,
+impl Choice {
+    /// The instance that it makes on an occasion.
+    pub fn instance(&self, occasion: Occasion) -> FusedForward {
+        let Occasion { products, room, masking, .. } = occasion;
+        FusedForward { products, d: room, dv: room, masking, tiling: self.tiling }
+    }
+
+    /// Whether a device of this architecture can run it: the kernel's own conditions, and memory.
+    pub fn fits(&self, occasion: Occasion, architecture: Architecture) -> bool {
+        let instance = self.instance(occasion);
+        let Tiling { row_tiles, row_warps, key_groups, keys, step, stages, blocks, .. } = self.tiling;
+        let vectors = occasion.room * occasion.products.element() / 16;
+        (1..=2).contains(&row_tiles)
+            && (1..=8).contains(&row_warps)
+            && [1, 2, 4].contains(&key_groups)
+            && (16..=128).contains(&step)
+            && step.is_multiple_of(16)
+            && (step..=256).contains(&keys)
+            && keys.is_multiple_of(step)
+            && (2..=4).contains(&stages)
+            && (1..=8).contains(&blocks)
+            && (1..=65_536).contains(&self.section)
+            && (vectors..=1024).contains(&self.tiling.threads())
+            && instance.shared_bytes() <= architecture.shared_memory()
+    }
 }
 
 /// `[row tiles, row warps, key groups, keys, step, stages]`, queries in registers, blocks.
-const fn tiling(numbers: [u32; 6], q_in_registers: bool, blocks: u32) -> Tiling {
+pub(super) const fn tiling(numbers: [u32; 6], q_in_registers: bool, blocks: u32) -> Tiling {
     let [row_tiles, row_warps, key_groups, keys, step, stages] = numbers;
     Tiling { row_tiles, row_warps, key_groups, keys, step, stages, q_in_registers, blocks }
 }
 
 /// The shipped choice.
-pub(super) fn shipped(
-    products: Products,
-    room: u32,
-    masking: Masking,
-    load: Load,
-    architecture: Architecture,
-) -> Tiling {
+pub(super) fn shipped(occasion: Occasion, architecture: Architecture) -> Choice {
+    let Occasion { products, room, masking, load } = occasion;
     let half = matches!(products, Products::Bf16 | Products::F16);
-    let chosen = match (half, room, masking, load) {
-        (true, ..=64, Masking::Everything, _) => tiling([1, 4, 1, 64, 64, 2], true, 2),
-        (true, ..=64, _, Load::Few) => tiling([1, 4, 2, 64, 64, 2], true, 1),
-        (true, ..=32, _, Load::Many) => tiling([2, 4, 1, 64, 32, 2], false, 2),
-        (true, ..=64, _, Load::Many) => tiling([2, 4, 1, 64, 64, 2], true, 2),
-        (true, ..=96, Masking::Lengths, Load::Many) => tiling([2, 4, 1, 64, 64, 2], false, 2),
-        (true, ..=128, Masking::Everything, _) => tiling([1, 4, 1, 64, 32, 2], false, 2),
-        (true, ..=128, _, Load::Few) => tiling([1, 4, 1, 64, 64, 2], true, 2),
-        (true, ..=128, _, Load::Many) => tiling([2, 4, 1, 32, 32, 3], false, 2),
-        (true, ..=192, Masking::Lengths | Masking::Intervals, Load::Many) => {
-            tiling([1, 8, 1, 64, 64, 2], true, 1)
-        }
-        (true, 193.., Masking::Lengths | Masking::Intervals, Load::Many) => {
-            tiling([1, 8, 1, 64, 64, 2], false, 1)
-        }
-        (true, 193.., Masking::Everything, _) => tiling([1, 4, 1, 32, 16, 2], false, 1),
+    let looks = masking == Masking::Everything;
+    let chosen = match (half, room, looks, load) {
+        (true, ..=64, true, _) => tiling([1, 4, 1, 64, 64, 2], true, 2),
+        (true, ..=64, false, Load::Few) => tiling([1, 4, 2, 64, 64, 2], true, 1),
+        (true, ..=32, false, _) => tiling([2, 4, 1, 64, 32, 2], false, 2),
+        (true, ..=64, false, Load::Short) => tiling([2, 4, 1, 32, 32, 2], false, 3),
+        (true, ..=64, false, Load::Long) => tiling([2, 4, 1, 64, 64, 2], true, 2),
+        (true, ..=96, false, Load::Long) => tiling([2, 4, 1, 64, 64, 2], false, 2),
+        (true, ..=128, true, _) => tiling([1, 4, 1, 64, 32, 2], false, 2),
+        (true, ..=128, false, Load::Few) => tiling([1, 4, 1, 64, 64, 2], true, 2),
+        (true, ..=128, false, _) => tiling([2, 4, 1, 32, 32, 3], false, 2),
+        (true, ..=192, false, Load::Long) => tiling([1, 8, 1, 64, 64, 2], true, 1),
+        (true, 193.., false, Load::Long) => tiling([1, 8, 1, 64, 64, 2], false, 1),
+        (true, 193.., true, _) => tiling([1, 4, 1, 32, 16, 2], false, 1),
         (true, ..) | (false, ..=64, ..) => tiling([1, 4, 1, 32, 32, 2], false, 1),
         (false, ..=128, ..) => tiling([1, 4, 1, 32, 16, 2], false, 1),
         (false, ..) => tiling([1, 4, 1, 16, 16, 2], false, 1),
     };
-    let fits = |tiling: Tiling| {
-        let instance = FusedForward { products, d: room, dv: room, masking, tiling };
-        instance.shared_bytes() <= architecture.shared_memory()
-    };
+    let section = if masking == Masking::Intervals { 16 } else { 1 };
     // Smaller devices have less shared memory: fewer keys at a time, then fewer queries.
-    let smaller = |change: fn(&mut Tiling), from: Tiling| {
-        let mut tiling = from;
-        change(&mut tiling);
-        tiling
-    };
-    let fewer_keys = smaller(|tiling| (tiling.keys, tiling.stages) = (tiling.step, 2), chosen);
-    let least_keys = smaller(|tiling| (tiling.keys, tiling.step, tiling.stages) = (16, 16, 2), chosen);
-    let fewer_rows = smaller(|tiling| (tiling.row_tiles, tiling.row_warps) = (1, 2), least_keys);
-    [chosen, fewer_keys, least_keys, fewer_rows]
-        .into_iter()
-        .find(|tiling| fits(*tiling))
-        .unwrap_or(fewer_rows)
+    let fewer_keys = Tiling { keys: chosen.step, stages: 2, ..chosen };
+    let least_keys = Tiling { keys: 16, step: 16, ..fewer_keys };
+    let least = Tiling { row_tiles: 1, row_warps: 2, ..least_keys };
+    let choices = [chosen, fewer_keys, least_keys, least].map(|tiling| Choice { tiling, section });
+    choices.into_iter().find(|choice| choice.fits(occasion, architecture)).unwrap_or(choices[3])
 }
 
-/// The instance for a problem on a device of this architecture with this many multiprocessors.
-pub(super) fn choose(
-    problem: &Problem,
-    vectors: bool,
-    precision: Precision,
-    architecture: Architecture,
-    multiprocessors: u32,
-) -> Option<FusedForward> {
-    let products = Products::of(problem.dtype(), precision)?;
-    let (masking, room) = (Masking::of(problem, vectors), room(problem));
-    let shape = problem.shape();
-    let tiling = |load| shipped(products, room, masking, load, architecture);
-    let many = tiling(Load::Many);
-    let blocks = shape.t.div_ceil(many.rows() as usize) * shape.batch * shape.heads_q;
-    let filled = blocks >= (multiprocessors * many.blocks) as usize;
-    let tiling = if filled { many } else { tiling(Load::Few) };
-    Some(FusedForward { products, d: room, dv: room, masking, tiling })
-}
-
-/// Every instance that [`choose`] can come to.
+/// Every instance that the shipped table comes to.
 pub(in crate::forward) fn all(architecture: Architecture) -> Vec<FusedForward> {
     let mut all = Vec::new();
-    for products in Products::ALL {
-        for room in ROOMS {
-            for masking in Masking::ALL {
-                for load in [Load::Few, Load::Many] {
-                    let tiling = shipped(products, room, masking, load, architecture);
-                    let instance = FusedForward { products, d: room, dv: room, masking, tiling };
-                    if !all.contains(&instance) {
-                        all.push(instance);
-                    }
-                }
-            }
+    for occasion in Occasion::all() {
+        let instance = shipped(occasion, architecture).instance(occasion);
+        if !all.contains(&instance) {
+            all.push(instance);
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shipped_fits_every_architecture() {
+        for architecture in [Architecture::SM_80, Architecture::SM_89, Architecture::SM_90A] {
+            for occasion in Occasion::all() {
+                let choice = shipped(occasion, architecture);
+                assert!(choice.fits(occasion, architecture), "{architecture}: {occasion}: {choice:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_no_kernel_is_written_for_does_not_fit() {
+        let occasion =
+            Occasion { products: Products::Bf16, room: 64, masking: Masking::Lengths, load: Load::Long };
+        let good = shipped(occasion, Architecture::SM_90A);
+        let tilings = [
+            Tiling { row_tiles: 0, ..good.tiling },
+            Tiling { step: 24, ..good.tiling },
+            Tiling { keys: 96, step: 64, ..good.tiling },
+            Tiling { stages: 1, ..good.tiling },
+            Tiling { keys: 256, stages: 4, ..good.tiling },
+            Tiling { row_warps: 8, key_groups: 8, ..good.tiling },
+        ];
+        for tiling in tilings {
+            assert!(!Choice { tiling, ..good }.fits(occasion, Architecture::SM_90A), "{tiling:?}");
+        }
+        assert!(!Choice { section: 0, ..good }.fits(occasion, Architecture::SM_90A));
+    }
 }

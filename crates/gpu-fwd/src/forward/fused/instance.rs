@@ -1,5 +1,6 @@
 //! The instances of `fused_forward.cu`.
 
+use serde::{Deserialize, Serialize};
 use theria_contract::{Causal, DType, Precision, Problem};
 
 use crate::forward::parameters::Forward;
@@ -9,7 +10,8 @@ use crate::{KernelSpec, Spec};
 const WARP: u32 = 32;
 
 /// How elements are multiplied. Sums are in f32 always.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Products {
     /// bfloat16 operands.
     Bf16,
@@ -18,6 +20,7 @@ pub enum Products {
     /// f32 operands rounded to the 19 bits of TF32.
     Tf32,
     /// f32 operands as a sum of two numbers of TF32 each, in three products: nearly f32.
+    #[serde(rename = "3xtf32")]
     Split,
 }
 
@@ -65,7 +68,8 @@ impl Products {
 }
 
 /// Which scores need a look before they count: a kernel that need not look is faster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Masking {
     /// Keys beyond the length of their batch entry alone.
     Lengths,
@@ -102,7 +106,7 @@ impl Masking {
 }
 
 /// How the work of a block is cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Tiling {
     /// Pieces of sixteen queries of a warp.
     pub row_tiles: u32,

@@ -3,9 +3,15 @@
 mod backend;
 mod choice;
 mod instance;
+mod occasion;
+mod table;
+mod tune;
 
 pub use backend::CudaFused;
-pub use choice::Load;
+pub use choice::Choice;
 pub(super) use choice::all;
-pub(super) use choice::{ROOMS, room};
 pub use instance::{FusedForward, Masking, Products, Tiling};
+pub use occasion::{Load, Occasion};
+pub(super) use occasion::{ROOMS, room};
+pub use table::Table;
+pub use tune::Tuned;
