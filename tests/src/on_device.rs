@@ -2,7 +2,7 @@
 
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
-use theria_contract::conformance::{Case, MaskPattern, Suite};
+use theria_contract::conformance::{Amplitude, Case, MaskPattern, Suite};
 use theria_contract::{
     Attention, Causal, DType, Element, Host, Inputs, Layout, Precision, Primal, Problem, ProblemBuilder,
     Rule, Saved, SavedTensor, Storage, Tensor, Window, saved_mut,
@@ -40,6 +40,7 @@ where
             }
         }
     }
+    assert!(judged > 0, "no random problem was judged");
     if failed.is_empty() {
         failed.extend(worst.map(|row| Row { name: format!("{judged} random problems, the worst"), ..row }));
     }
@@ -92,6 +93,23 @@ where
                 .dropout(0.2, 5);
             let mask = MaskPattern::Random;
             cases.push(Case { key_lengths: lengths, mask, ..named(name("everything"), everything) });
+            // Maxima that come late and rise by far more than a trusted reference bears.
+            let rising = |name, builder: ProblemBuilder| Case {
+                amplitude: Amplitude::Rising,
+                ..named(name, builder.scale(1.0))
+            };
+            cases.push(rising(name("rising"), plain()));
+            cases.push(rising(name("rising, causal"), plain().causal(Causal::BottomRight)));
+            let padded = named(name("padding hidden by the lowest number"), plain().bias([1, 1, 1, m]));
+            cases.push(Case { lowest_keys: m / 2, ..padded });
+        }
+    }
+    // Rows that are no whole vectors, in rooms where threads have no whole number of rows.
+    for (d, dv) in [(13, 7), (81, 83), (127, 129), (191, 190), (250, 251)] {
+        let plain = sized(2, [2, 1], 70, 90, d, dv);
+        cases.push(named(format!("no whole vectors, D {d}, Dv {dv}"), plain.causal(Causal::TopLeft)));
+        if short() {
+            break;
         }
     }
     conform::<E, _, _>(&Suite { cases, precision }, backend, oracle)

@@ -42,23 +42,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
         load_stage(key0 + STAGE_KEYS, slot ^ 1);
         unsigned weights = WeightTile::at(ring + slot * STAGE_BYTES, row_warp * WARP_ROWS, 0);
         unsigned values = ring + slot * STAGE_BYTES + WeightTile::BYTES;
+        Math::A a[KEYS / Math::K][ROW_TILES];
 #pragma unroll
-        for (int k = 0; k < KEYS / Math::K; ++k) {
-            Math::A a[ROW_TILES];
+        for (int k = 0; k < KEYS / Math::K; ++k)
 #pragma unroll
             for (int r = 0; r < ROW_TILES; ++r)
-                a[r] = Math::load_a<WeightTile::PITCH>(WeightTile::at(weights, 16 * r, k * Math::K), lane);
-#pragma unroll
-            for (int n = 0; n < DV / 16; ++n) {
-                Math::B b[2];
-                Math::load_b_matching<ValueTile::PITCH>(b, ValueTile::at(values, k * Math::K, 16 * n), lane);
-#pragma unroll
-                for (int r = 0; r < ROW_TILES; ++r) {
-                    Math::multiply(state.out[r][2 * n], a[r], b[0]);
-                    Math::multiply(state.out[r][2 * n + 1], a[r], b[1]);
-                }
-            }
-        }
+                a[k][r] = Math::load_a<WeightTile::PITCH>(WeightTile::at(weights, 16 * r, k * Math::K), lane);
+        add_product<true, true>(state, a, values, KEYS);
     }
     await_copies<0>();
     __syncthreads();

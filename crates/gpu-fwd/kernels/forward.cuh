@@ -19,12 +19,17 @@ struct Forward {
     int tiles;       // tiles of rows of one head
 };
 
+// The host has the same structs: parameters.rs asserts the same numbers.
+static_assert(sizeof(View) == 32 && sizeof(Broadcast) == 40 && sizeof(Divisor) == 12, "as on the host");
+static_assert(sizeof(Score) == 136 && sizeof(Forward) == 360, "as on the host");
+
 // What the two kernels of `cuda-fast` are given. Filled by `Fast::of` in parameters.rs.
 struct Fast {
     Forward forward;
     View weights;  // z ∘ P of each row against the maximum of the row, with room for M in whole sixteens
     View rows;     // the maximum and l of each row, in f32
 };
+static_assert(sizeof(Fast) == 424, "as on the host");
 
 // Where a block works: a tile of rows of one head.
 //

@@ -28,7 +28,7 @@ static THERIA_DEVICE void stage(Acc *chunk, const View &from, int b, int h, int 
     }
 }
 
-extern "C" __global__ void __launch_bounds__(WARPS *WARP) kernel(const __grid_constant__ Forward p) {
+extern "C" __global__ void __launch_bounds__(WARPS *WARP, 1) kernel(const __grid_constant__ Forward p) {
     extern __shared__ __align__(16) unsigned char memory[];
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     Place place(p);
@@ -126,22 +126,30 @@ extern "C" __global__ void __launch_bounds__(WARPS *WARP) kernel(const __grid_co
         }
     }
 
+    unsigned empty = 0, lost = 0; // a bit for each row
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r)
+        empty |= (sum[r] == 0 && row + r < p.score.t) << r;
+#pragma unroll 1
+    for (unsigned rest = empty; rest; rest &= rest - 1) {
+        int r = __ffs(rest) - 1;
+        lost |= p.score.sees_a_key<E>(b, h, row + r, length) << r;
+    }
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
         int i = row + r;
         if (i >= p.score.t)
             break;
-        Acc lse = most[r] + log_of(sum[r]), factor = Acc(p.score.kept) / sum[r];
-        if (sum[r] == 0) {
-            bool lost = p.score.overflowed<E>(b, h, i, length);
-            lse = lost ? Acc(not_a_number()) : minus_infinity<Acc>();
-            factor = lost ? Acc(not_a_number()) : Acc(0);
+        Acc lse = most[r] + log_of(sum[r]), weight = Acc(p.score.kept) / sum[r];
+        if (empty >> r & 1) {
+            lse = lost >> r & 1 ? Acc(not_a_number()) : minus_infinity<Acc>();
+            weight = lost >> r & 1 ? Acc(not_a_number()) : Acc(0);
         }
         if (lane == 0)
             *p.lse.at<Acc>(b, h, i) = lse;
 #pragma unroll
         for (int c = 0; c < COLUMNS; ++c)
             if (lane + c * WARP < p.dv)
-                p.out.at<E>(b, h, i)[lane + c * WARP] = Element<E>::from_acc(out[r][c] * factor);
+                p.out.at<E>(b, h, i)[lane + c * WARP] = Element<E>::from_acc(out[r][c] * weight);
     }
 }

@@ -28,7 +28,7 @@ struct Score {
     }
 
     // The first key that a query sees, and the one after the last, of `length` keys. T and M are below
-    // 2^30 and the sides below T + M, so no sum here leaves its type.
+    // 2^30, `back` is below T + M and `ahead` below M, so no sum here leaves its type.
     THERIA_DEVICE int first_key(int row, int length) const {
         return back == UNBOUNDED ? 0 : min_of(max_of(row + origin - back, 0), length);
     }
@@ -45,13 +45,17 @@ struct Score {
         return Element<E>::to_acc(static_cast<const E *>(bias.data)[bias.offset(b, h, i, j)]);
     }
 
-    // Whether a row of scores that are all -inf sees a key all the same: then they overflowed, and nobody
-    // knows the row. Rare, so nothing is remembered for it while the row is computed.
-    template <class E> THERIA_DEVICE bool overflowed(int b, int h, int i, int length) const {
+    // Whether a row sees a key. A row of scores that are all -inf although it does has overflowed, and nobody
+    // knows it. Rare, so nothing is remembered for it while the row is computed. All lanes of a warp ask
+    // together, about one row.
+    template <class E> THERIA_DEVICE bool sees_a_key(int b, int h, int i, int length) const {
         using Acc = typename Element<E>::Acc;
-        for (int j = first_key(i, length); j < end_key(i, length); ++j) {
-            bool hidden = bias.data && bias_at<E>(b, h, i, j) == minus_infinity<Acc>();
-            if (lets_see(b, h, i, j) && !hidden)
+        int end = end_key(i, length);
+        for (int start = first_key(i, length); start < end; start += WARP) {
+            int j = start + threadIdx.x % WARP;
+            bool sees = j < end && lets_see(b, h, i, j) &&
+                        !(bias.data && bias_at<E>(b, h, i, j) == minus_infinity<Acc>());
+            if (__any_sync(FULL_WARP, sees))
                 return true;
         }
         return false;

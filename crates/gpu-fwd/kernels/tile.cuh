@@ -65,6 +65,7 @@ THERIA_DEVICE float exp2_of(float x) {
 template <class E> struct Half {
     using Element = E;
     static constexpr int K = 16;  // depth of one product
+    static constexpr bool ROUNDED_SUMS = false; // the type is coarser than what the sums lose
     static constexpr int PAD = 8; // elements after each row of a tile: rows start in different banks
 
     struct A {
@@ -156,6 +157,7 @@ template <int TERMS> struct Single {
     static_assert(TERMS == 1 || TERMS == 3, "one product, or the three of a split that matter");
     using Element = float;
     static constexpr int K = 8;
+    static constexpr bool ROUNDED_SUMS = TERMS == 3;
     static constexpr int PAD = 4;
     static constexpr int PARTS = TERMS == 1 ? 1 : 2;
 
@@ -172,11 +174,16 @@ template <int TERMS> struct Single {
         return y;
     }
 
-    // x as one number of TF32, or as two whose sum is x but for 2^-22 of it.
+    // x as one number of TF32, or as two whose sum is x but for 2^-22 of it. The first of two is cut off and not
+    // rounded: so it is there for every finite x, and the rest of it is exact.
     template <int N> static THERIA_DEVICE void split(unsigned (&to)[PARTS][N], int n, float x) {
-        to[0][n] = round(x);
-        if (PARTS == 2)
-            to[PARTS - 1][n] = round(x - __uint_as_float(to[0][n]));
+        if (PARTS == 1) {
+            to[0][n] = round(x);
+            return;
+        }
+        float high = __uint_as_float(__float_as_uint(x) & 0xFFFFE000u);
+        to[0][n] = __float_as_uint(high);
+        to[PARTS - 1][n] = round(x == high ? 0 : x - high);
     }
 
     static THERIA_DEVICE void product(Piece &to, const unsigned (&a)[4], const unsigned (&b)[2]) {

@@ -30,7 +30,7 @@ constexpr int WARP_ROWS = 16 * ROW_TILES, BLOCK_ROWS = WARP_ROWS * ROW_WARPS;
 constexpr int STAGE_KEYS = KEYS * KEY_GROUPS;
 // Products along D that are written out one after the other. Those of f32 are many, and the compiler would
 // prepare the addresses of all of them.
-constexpr int DEPTH_AT_ONCE = Q_IN_REGISTERS || Math::K == 16 ? D / Math::K : 4;
+constexpr int DEPTH_AT_ONCE = Q_IN_REGISTERS || Math::K == 16 ? D / Math::K : 2;
 constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
 
 using QueryTile = Tile<Math, BLOCK_ROWS, D>;
@@ -54,20 +54,28 @@ struct State {
 //
 // The product is exact inside of one instruction, r is rounded. What the rounding is off stands in every
 // exponent of the row, so it changes neither O nor lse: it is a factor that both have and lose. That ends where
-// it is so large that 2 to its power overflows, with scores beyond 10^9. From LARGE on the rest of r is kept.
+// it is so large that 2 to its power overflows, or r itself does. From LARGE on the difference is taken first;
+// it is exact where it matters, next to the maximum.
 struct Reference {
     static constexpr float LARGE = 1 << 24;
 
-    float high, low;
+    float top, rounded;
 
-    THERIA_DEVICE Reference(float top, float factor) {
-        high = top * factor;
-        low = fabsf(high) < LARGE ? 0 : fmaf(top, factor, -high);
+    THERIA_DEVICE Reference(float top, float factor) : top(top), rounded(top * factor) {
         if (top == -infinity())
-            high = low = 0; // nothing was seen: every score is -inf, and -inf - 0 is what it should be
+            this->top = rounded = 0; // nothing was seen: every score is -inf, and -inf - 0 is what it should be
     }
 
-    THERIA_DEVICE float exponent(float s, float factor) const { return fmaf(s, factor, -high) - low; }
+    THERIA_DEVICE bool large() const { return !(fabsf(rounded) < LARGE); }
+
+    THERIA_DEVICE float exponent(float s, float factor) const {
+        return large() ? (s - top) * factor : fmaf(s, factor, -rounded);
+    }
+
+    // The logarithm of a sum that stands against this reference.
+    THERIA_DEVICE float lse(float sum, float factor) const {
+        return large() ? fmaf(top, factor * LN_2, log2_of(sum) * LN_2) : (rounded + log2_of(sum)) * LN_2;
+    }
 };
 
 // A warp's queries as operands.
@@ -183,27 +191,71 @@ static THERIA_DEVICE void multiply_keys(Scores &s, const Queries &q, unsigned ke
     }
 }
 
+// O += A·V of some keys: all of them, or the first `count`. MATCHING: A was loaded, and does not come from
+// accumulators.
+//
+// The tensor cores cut the sums of f32 off where an addition would round them: each of many additions loses a
+// little, always downwards. Where that matters these keys are summed on their own, and added by an addition that
+// rounds.
+template <bool WHOLE, bool MATCHING, int DEPTHS>
+static THERIA_DEVICE void add_product(State &state, const Math::A (&a)[DEPTHS][ROW_TILES], unsigned values, int count) {
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int n = 0; n < DV / 16; ++n) {
+        Piece sum[ROW_TILES][2];
+#pragma unroll
+        for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+            for (int c = 0; c < 2; ++c)
+                sum[r][c] = Math::ROUNDED_SUMS ? Piece{} : state.out[r][2 * n + c];
+#pragma unroll
+        for (int k = 0; k < DEPTHS; ++k) {
+            if (!WHOLE && Math::K * k >= count)
+                break;
+            Math::B b[2];
+            unsigned corner = ValueTile::at(values, k * Math::K, 16 * n);
+            if (MATCHING)
+                Math::load_b_matching<ValueTile::PITCH>(b, corner, lane);
+            else
+                Math::load_b_columns<ValueTile::PITCH>(b, corner, lane);
+#pragma unroll
+            for (int r = 0; r < ROW_TILES; ++r) {
+                Math::multiply(sum[r][0], a[k][r], b[0]);
+                Math::multiply(sum[r][1], a[k][r], b[1]);
+            }
+        }
+#pragma unroll
+        for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+            for (int c = 0; c < 8; ++c) {
+                float &x = state.out[r][2 * n + c / 4].x[c % 4];
+                x = Math::ROUNDED_SUMS ? x + sum[r][c / 4].x[c % 4] : sum[r][c / 4].x[c % 4];
+            }
+    }
+}
+
 // O += P·V of the first `count` keys of a step.
 template <bool WHOLE>
 static THERIA_DEVICE void add_values(State &state, const Scores &s, unsigned values, int count) {
-    int lane = threadIdx.x % WARP;
+    if constexpr (Math::ROUNDED_SUMS) {
+        Math::A a[STEP / Math::K][ROW_TILES];
 #pragma unroll
-    for (int k = 0; k < STEP / Math::K; ++k) {
-        if (!WHOLE && Math::K * k >= count)
-            break;
-        Math::A a[ROW_TILES];
+        for (int k = 0; k < STEP / Math::K; ++k)
 #pragma unroll
-        for (int r = 0; r < ROW_TILES; ++r)
-            a[r] = Math::from_pieces(&s[r][k * Math::PIECES]);
+            for (int r = 0; r < ROW_TILES; ++r)
+                a[k][r] = Math::from_pieces(&s[r][k * Math::PIECES]);
+        add_product<WHOLE, false>(state, a, values, count);
+    } else {
+        // One piece of P after the other: fewer registers hold operands.
 #pragma unroll
-        for (int n = 0; n < DV / 16; ++n) {
-            Math::B b[2];
-            Math::load_b_columns<ValueTile::PITCH>(b, ValueTile::at(values, k * Math::K, 16 * n), lane);
+        for (int k = 0; k < STEP / Math::K; ++k) {
+            if (!WHOLE && Math::K * k >= count)
+                break;
+            Math::A a[1][ROW_TILES];
 #pragma unroll
-            for (int r = 0; r < ROW_TILES; ++r) {
-                Math::multiply(state.out[r][2 * n], a[r], b[0]);
-                Math::multiply(state.out[r][2 * n + 1], a[r], b[1]);
-            }
+            for (int r = 0; r < ROW_TILES; ++r)
+                a[0][r] = Math::from_pieces(&s[r][k * Math::PIECES]);
+            add_product<true, false>(state, a, ValueTile::at(values, k * Math::K, 0), Math::K);
         }
     }
 }
@@ -243,8 +295,12 @@ static THERIA_DEVICE void look(Scores &s, const Forward &p, const Rows &at, int 
 static THERIA_DEVICE float shrink_of(float from, float to, float factor) {
     if (to == -infinity())
         return 1; // nothing was seen
+    if (from == -infinity())
+        return 0;
     Reference old(from, factor), now(to, factor);
-    return from == -infinity() ? 0 : exp2_of((old.high - now.high) + (old.low - now.low));
+    if (old.large())
+        return exp2_of(now.large() ? (from - to) * factor : fmaf(from, factor, -now.rounded));
+    return exp2_of(now.large() ? fmaf(-to, factor, old.rounded) : old.rounded - now.rounded);
 }
 
 // Moves the reference of every row to the maximum of what it has seen, and scales l and O to it. Whether the
@@ -263,7 +319,7 @@ static THERIA_DEVICE bool refer(State &state, const Scores &s, float factor) {
             top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, 2));
             top = fmaxf(top, state.top[r][half]);
             float shrink = shrink_of(state.top[r][half], top, factor);
-            plain = plain && fabsf(top * factor) < Reference::LARGE;
+            plain = plain && top != -infinity() && !Reference(top, factor).large();
             state.top[r][half] = top;
             state.sum[r][half] *= shrink;
 #pragma unroll
@@ -334,11 +390,15 @@ static THERIA_DEVICE void write(const State &state, unsigned memory, const Forwa
             if (x == 0 && at.row(r, half) < p.score.t)
                 empty |= 1 << (2 * r + half);
         }
+    // Rare, so the whole warp looks at one row after the other.
 #pragma unroll 1
-    for (unsigned rest = empty; rest; rest &= rest - 1) {
-        int bit = __ffs(rest) - 1;
-        if (p.score.overflowed<E>(at.b, at.h, at.row(bit / 2, bit % 2), at.length))
-            lost |= 1 << bit;
+    for (int bit = 0; bit < 2 * ROW_TILES; ++bit) {
+        unsigned rows = __ballot_sync(FULL_WARP, (empty >> bit & 1) && lane % 4 == 0);
+        for (; rows; rows &= rows - 1) {
+            int owner = (__ffs(rows) - 1) / 4, i = at.first + 8 * bit + owner;
+            if (p.score.sees_a_key<E>(at.b, at.h, i, at.length) && lane / 4 == owner)
+                lost |= 1 << bit;
+        }
     }
 
     float factor = exponent_factor(p);
@@ -348,8 +408,7 @@ static THERIA_DEVICE void write(const State &state, unsigned memory, const Forwa
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             unsigned bit = 1 << (2 * r + half);
-            Reference reference(state.top[r][half], factor);
-            float lse = (reference.high + (reference.low + log2_of(sum[r][half]))) * LN_2;
+            float lse = Reference(state.top[r][half], factor).lse(sum[r][half], factor);
             float weight = __fdividef(float(p.score.kept), sum[r][half]);
             if (empty & bit) {
                 lse = lost & bit ? not_a_number() : -infinity();

@@ -19,6 +19,9 @@ pub struct Case {
     pub key_lengths: Vec<i32>,
     /// Share of bias entries that are `-inf`, in 1/256.
     pub hidden_by_bias: u32,
+    /// The first so many keys have a bias of the most negative finite number: the mask of padding that
+    /// frameworks add.
+    pub lowest_keys: usize,
 }
 
 impl Case {
@@ -32,6 +35,7 @@ impl Case {
             mask: MaskPattern::Random,
             key_lengths: Vec::new(),
             hidden_by_bias: 0,
+            lowest_keys: 0,
         }
     }
 

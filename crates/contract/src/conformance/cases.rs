@@ -134,6 +134,12 @@ fn biases() -> Vec<Case> {
             hidden_by_bias: 200,
             ..case("bias that hides whole rows", [1, 2, 2, 40, 4, 8, 8], |b| b.bias([1, 2, 40, 4]))
         },
+        Case {
+            lowest_keys: 100,
+            ..case("padding hidden by the lowest number", [1, 2, 2, 20, 150, 8, 8], |b| {
+                b.bias([1, 1, 1, 150])
+            })
+        },
     ]);
     cases
 }
@@ -158,9 +164,14 @@ fn magnitudes() -> Vec<Case> {
             case("large scores, negative scale", [1, 1, 1, 40, 150, 16, 16], |b| b.scale(-0.25)),
             Amplitude::Grid,
         ),
-        with(case("scores that rise along the keys", [1, 2, 1, 40, 700, 16, 16], |b| b), Amplitude::Rising),
         with(
-            case("scores that rise, causal", [1, 1, 1, 300, 300, 16, 16], |b| b.causal(Causal::TopLeft)),
+            case("scores that rise along the keys", [1, 2, 1, 40, 700, 16, 16], |b| b.scale(2.0)),
+            Amplitude::Rising,
+        ),
+        with(
+            case("scores that rise, causal", [1, 1, 1, 300, 300, 16, 16], |b| {
+                b.causal(Causal::TopLeft).scale(2.0)
+            }),
             Amplitude::Rising,
         ),
         with(case("nearly uniform probabilities", [1, 2, 2, 40, 150, 16, 16], |b| b), Amplitude::Tiny),

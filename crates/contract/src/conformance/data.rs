@@ -2,7 +2,7 @@
 
 use super::{Amplitude, Case, MaskPattern, Memory};
 use crate::judge::Magnitudes;
-use crate::{Element, Layout, Problem, Qkv, Result, Scalar, Tensor, TensorView, judge, philox4x32_10};
+use crate::{DType, Element, Layout, Problem, Qkv, Result, Scalar, Tensor, TensorView, judge, philox4x32_10};
 
 /// Every operand of a case on the host.
 #[derive(Clone, Debug)]
@@ -163,7 +163,13 @@ impl Maker<'_> {
         let packed = bias.view().to_tensor();
         let hidden = Tensor::from_fn(packed.shape(), |index| {
             let hide = self.words(12, index)[0] % 256 < self.case.hidden_by_bias;
-            if hide { E::from_f64(f64::NEG_INFINITY) } else { packed.at(index) }
+            if index[3] < self.case.lowest_keys {
+                E::from_f64(lowest(E::DTYPE))
+            } else if hide {
+                E::from_f64(f64::NEG_INFINITY)
+            } else {
+                packed.at(index)
+            }
         })
         .expect("the shape of a tensor that exists");
         bias.view_mut().copy_from(hidden.view()).expect("the same shape");
@@ -173,6 +179,16 @@ impl Maker<'_> {
     fn words(&self, tag: u32, [b, h, i, c]: [usize; 4]) -> [u32; 4] {
         let key = [self.stream as u32 ^ tag, (self.stream >> 32) as u32];
         philox4x32_10([c as u32, i as u32, h as u32, b as u32], key)
+    }
+}
+
+/// The most negative finite number.
+fn lowest(dtype: DType) -> f64 {
+    match dtype {
+        DType::F64 => f64::MIN,
+        DType::F32 => f64::from(f32::MIN),
+        DType::F16 => f64::from(half::f16::MIN),
+        DType::Bf16 => f64::from(half::bf16::MIN),
     }
 }
 

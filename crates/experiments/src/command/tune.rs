@@ -51,7 +51,7 @@ pub(super) struct TuneArgs {
 pub(super) fn run(args: &TuneArgs, mut console: Console) -> anyhow::Result<Outcome> {
     let device = cuda::device().map_err(|error| anyhow::anyhow!("{error}"))?;
     let mut backend = CudaFused::new(Cuda::new(device.clone()));
-    let mut found: Vec<(Shape, DType, Tuned)> = Vec::new();
+    let (mut found, mut kept): (Vec<(Shape, DType, Tuned)>, _) = (Vec::new(), None);
     for (shape, dtype) in tasks(args) {
         let problem = problem(args, shape, dtype).with_context(|| format!("{shape} {dtype}"))?;
         // The first shape of an occasion speaks for it.
@@ -67,19 +67,21 @@ pub(super) fn run(args: &TuneArgs, mut console: Console) -> anyhow::Result<Outco
             bar.set_position(tried as u64);
         }));
         bar.finish_and_clear();
-        found.push((shape, dtype, tuned.with_context(|| format!("{shape} {dtype}"))?));
+        let tuned = tuned.with_context(|| format!("{shape} {dtype}"))?;
+        // Each is kept when it is found: who stops here has what was done.
+        if !args.dry_run {
+            kept = Some(backend.table().save(device.name())?);
+        }
+        if !args.common.json {
+            console.line(sentence(&shape, dtype, &tuned))?;
+        }
+        found.push((shape, dtype, tuned));
     }
-    let kept = if args.dry_run { None } else { Some(backend.table().save(device.name())?) };
     if args.common.json {
         let rows: Vec<_> = found.iter().map(|(shape, dtype, tuned)| row(shape, *dtype, tuned)).collect();
         console.json(&json!({ "device": device.name(), "kept": kept, "rows": rows }))?;
-    } else {
-        for (shape, dtype, tuned) in &found {
-            console.line(sentence(shape, *dtype, tuned))?;
-        }
-        if let Some(path) = kept {
-            console.line(format!("kept in {}", path.display()))?;
-        }
+    } else if let Some(path) = kept {
+        console.line(format!("kept in {}", path.display()))?;
     }
     Ok(Outcome::Done)
 }
@@ -108,7 +110,7 @@ fn row(shape: &Shape, dtype: DType, tuned: &Tuned) -> serde_json::Value {
         "shipped": { "choice": tuned.shipped.0, "microseconds": tuned.shipped.1.as_secs_f64() * 1e6 },
         "best": { "choice": tuned.best.0, "microseconds": tuned.best.1.as_secs_f64() * 1e6 },
         "measured": tuned.measured,
-        "spilled": tuned.spilled,
+        "unfit": tuned.unfit,
         "wrong": tuned.wrong,
     })
 }
@@ -120,7 +122,7 @@ fn sentence(shape: &Shape, dtype: DType, tuned: &Tuned) -> String {
     let name = theria_gpu_fwd::Spec::kernel(&kernel).name;
     let verdict = if tuned.best.0 == tuned.shipped.0 { "the shipped one stays" } else { "faster" };
     format!(
-        "{shape} {dtype}: {shipped:.1} µs as shipped, {best:.1} µs by {name} in sections of {} ({verdict}); {} measured, {} spilled, {} wrong",
-        tuned.best.0.section, tuned.measured, tuned.spilled, tuned.wrong
+        "{shape} {dtype}: {shipped:.1} µs as shipped, {best:.1} µs by {name} in sections of {} ({verdict}); {} measured, {} unfit, {} wrong",
+        tuned.best.0.section, tuned.measured, tuned.unfit, tuned.wrong
     )
 }

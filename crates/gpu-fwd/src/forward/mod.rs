@@ -17,7 +17,7 @@ pub use fast::{CudaFast, FastForward, Part};
 pub use fused::{Choice, CudaFused, FusedForward, Load, Masking, Occasion, Products, Table, Tiling, Tuned};
 pub use reference::{CudaRef, ReferenceForward};
 
-use theria_contract::{Problem, Refusal};
+use theria_contract::{DType, Problem, Refusal};
 
 use crate::{Architecture, KernelSpec, Spec};
 
@@ -31,10 +31,16 @@ fn refused_by_all(problem: &Problem) -> Option<Refusal> {
     if widest > WIDEST {
         return Some(Refusal::HeadDim { given: widest, largest: WIDEST });
     }
+    if problem.dtype() != DType::F64 && !(problem.scale() as f32).is_finite() {
+        return Some(Refusal::Feature("a scale that is infinite in f32"));
+    }
     let counts = [shape.t, shape.m, shape.batch.saturating_mul(shape.heads_q)];
     let blocks = counts[2].saturating_mul(shape.t);
-    (counts.iter().any(|n| *n > parameters::LONGEST) || blocks > i32::MAX as usize)
-        .then_some(Refusal::Feature("more than 2^30 - 1 queries or keys, or 2^31 - 1 rows of all heads,"))
+    (counts.iter().any(|n| *n > parameters::LONGEST) || blocks > i32::MAX as usize).then_some(
+        Refusal::Feature(
+            "more than 2^30 - 1 queries, keys or heads of all batch entries, or 2^31 - 1 rows of all heads,",
+        ),
+    )
 }
 
 /// Every instance that a call of the forward rule can come to on an architecture.

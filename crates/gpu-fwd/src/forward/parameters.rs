@@ -1,11 +1,17 @@
 //! What the forward kernels are given: the structs of `base.cuh`, `score.cuh` and `forward.cuh`, member
-//! by member. A test compiles their sizes and offsets.
+//! by member. Both sides assert the same sizes.
 
 use cudarc::driver::sys::CUdeviceptr;
 use theria_contract::{Causal, Element, Inputs, Layout, Problem, SavedViewMut};
 
 use crate::Cuda;
 use crate::storage::Address;
+
+const _: () = {
+    assert!(size_of::<View>() == 32 && size_of::<Broadcast>() == 40 && size_of::<Divisor>() == 12);
+    assert!(size_of::<Score>() == 136 && size_of::<Forward>() == 360);
+    assert!(size_of::<Fast>() == 424);
+};
 
 /// A tensor whose last axis is contiguous: address, and strides in elements.
 #[repr(C)]
@@ -24,11 +30,13 @@ impl View {
 
     /// Whether every row starts on 16 bytes and is a whole number of them.
     fn has_whole_vectors(&self, layout: Layout, element: usize) -> bool {
-        let whole = |count: u64| (count * element as u64).is_multiple_of(16);
+        let whole = |count: u64| count.wrapping_mul(element as u64).is_multiple_of(16);
         let shape = layout.shape();
-        self.data.is_multiple_of(16)
-            && whole(shape[3] as u64)
-            && (0..3).all(|axis| shape[axis] <= 1 || whole(self.strides[axis] as u64))
+        // Nothing of an empty tensor is copied.
+        layout.is_empty()
+            || self.data.is_multiple_of(16)
+                && whole(shape[3] as u64)
+                && (0..3).all(|axis| shape[axis] <= 1 || whole(self.strides[axis] as u64))
     }
 }
 
@@ -79,8 +87,9 @@ impl Score {
     pub fn of<E: Element>(problem: &Problem, inputs: &Inputs<'_, Cuda, E>) -> Self {
         let (shape, window) = (problem.shape(), problem.window());
         let side = |side: Option<usize>| side.map_or(UNBOUNDED, |n| n as i32);
+        // A side that reaches the last key from the first query is no side: kernels add it to a query.
         let ahead = match problem.causal() {
-            Causal::None => window.right,
+            Causal::None => window.right.filter(|right| *right < shape.m),
             Causal::TopLeft | Causal::BottomRight => Some(0),
         };
         let (t, m) = (shape.t as i32, shape.m as i32);
@@ -218,7 +227,7 @@ pub struct Halfway {
     pitch: usize,
     /// Bytes of all weights.
     weights: usize,
-    /// Bytes of r and l of all rows.
+    /// Bytes of the maximum and the sum of all rows.
     rows: usize,
 }
 
@@ -248,8 +257,9 @@ impl Fast {
     pub fn of(forward: Forward, problem: &Problem, scratch: CUdeviceptr) -> Self {
         let (shape, halfway) = (problem.shape(), Halfway::of(problem));
         let view = |data, row: usize| {
-            let head = row * shape.t;
-            View { data, strides: [(head * shape.heads_q) as i64, head as i64, row as i64] }
+            // Of a batch without entries nothing is addressed, however long its rows are.
+            let head = row.saturating_mul(shape.t);
+            View { data, strides: [head.saturating_mul(shape.heads_q) as i64, head as i64, row as i64] }
         };
         let weights = view(scratch, halfway.pitch);
         Self { forward, weights, rows: view(scratch + halfway.weights as u64, 2) }

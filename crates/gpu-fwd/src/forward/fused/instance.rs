@@ -86,7 +86,9 @@ impl Masking {
     /// The least that serves a problem whose rows are whole vectors, or are not.
     pub fn of(problem: &Problem, vectors: bool) -> Self {
         let looked_at = problem.bias().is_some() || problem.mask().is_some() || problem.dropout().is_some();
-        if looked_at || !vectors || problem.scale() <= 0.0 {
+        // Smaller scales are zero in f32, and so is their product with -inf, where it is none.
+        let positive = problem.scale() as f32 >= f32::MIN_POSITIVE;
+        if looked_at || !vectors || !positive {
             Self::Everything
         } else if problem.causal() != Causal::None || !problem.window().is_unbounded() {
             Self::Intervals
@@ -116,7 +118,7 @@ pub struct Tiling {
     pub key_groups: u32,
     /// Keys of a stage for each key group.
     pub keys: u32,
-    /// Keys between two looks at the running maximum.
+    /// Keys whose scores are in registers at a time.
     pub step: u32,
     /// Stages of the ring of keys and values.
     pub stages: u32,

@@ -74,16 +74,29 @@ impl Occasion {
     /// That of a problem whose rows are whole vectors, or are not; `None` for an element type without
     /// products.
     pub fn of(problem: &Problem, vectors: bool, precision: Precision, multiprocessors: u32) -> Option<Self> {
-        Some(Self {
-            products: Products::of(problem.dtype(), precision)?,
-            room: room(problem),
-            masking: Masking::of(problem, vectors),
-            load: Load::of(problem, multiprocessors),
-        })
+        let (products, room) = (Products::of(problem.dtype(), precision)?, room(problem));
+        let masking = if Self::looks_always(products, room) {
+            Masking::Everything
+        } else {
+            Masking::of(problem, vectors)
+        };
+        Some(Self { products, room, masking, load: Load::of(problem, multiprocessors) })
+    }
+
+    /// Whether every score is looked at even where it need not be: beside two operands for one, and the widest
+    /// heads, registers do not hold what a kernel needs that has both ways.
+    fn looks_always(products: Products, room: u32) -> bool {
+        products == Products::Split && room == ROOMS[ROOMS.len() - 1]
     }
 
     /// Every one there is.
     pub fn all() -> impl Iterator<Item = Self> {
+        Self::combinations().filter(|occasion| {
+            occasion.masking == Masking::Everything || !Self::looks_always(occasion.products, occasion.room)
+        })
+    }
+
+    fn combinations() -> impl Iterator<Item = Self> {
         Products::ALL.into_iter().flat_map(|products| {
             ROOMS.into_iter().flat_map(move |room| {
                 Masking::ALL.into_iter().flat_map(move |masking| {

@@ -12,6 +12,7 @@ use tempfile::NamedTempFile;
 
 use super::choice::shipped;
 use super::{Choice, Occasion};
+use crate::sources::FUSED_FORWARD;
 use crate::{Architecture, CubinCache, Error, Result};
 
 /// Measured choices.
@@ -24,6 +25,8 @@ pub struct Table {
 #[serde(deny_unknown_fields)]
 struct File {
     device: String,
+    /// What was measured: the hash of the kernel's source.
+    kernels: String,
     #[serde(default)]
     forward: Vec<Entry>,
 }
@@ -63,6 +66,9 @@ impl Table {
         if file.device != device {
             return Err(format!("they are those of {}", file.device));
         }
+        if file.kernels != kernels() {
+            return Err("they are those of other kernels".into());
+        }
         let entries = file.forward.into_iter().map(|entry| (entry.occasion, entry.choice));
         let (measured, others): (BTreeMap<_, _>, Vec<_>) = {
             let (good, bad): (Vec<_>, Vec<_>) =
@@ -101,7 +107,7 @@ impl Table {
         let path = Self::path(device)?;
         let forward =
             self.measured.iter().map(|(occasion, choice)| Entry { occasion: *occasion, choice: *choice });
-        let file = File { device: device.to_owned(), forward: forward.collect() };
+        let file = File { device: device.to_owned(), kernels: kernels(), forward: forward.collect() };
         let write = || -> std::io::Result<()> {
             let text = toml::to_string(&file).map_err(std::io::Error::other)?;
             let folder = path.parent().unwrap_or(&path);
@@ -114,6 +120,16 @@ impl Table {
         write().map_err(|source| Error::Cache { path: path.clone(), source })?;
         Ok(path)
     }
+}
+
+/// The hash of the source that choices are for.
+fn kernels() -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(FUSED_FORWARD.text.as_bytes());
+    for (_, text) in FUSED_FORWARD.headers {
+        hasher.update(text.as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
 }
 
 #[cfg(test)]
@@ -129,7 +145,7 @@ mod tests {
 
     fn text(table: &Table) -> String {
         let forward = table.measured.iter().map(|(o, c)| Entry { occasion: *o, choice: *c }).collect();
-        toml::to_string(&File { device: DEVICE.into(), forward }).unwrap()
+        toml::to_string(&File { device: DEVICE.into(), kernels: kernels(), forward }).unwrap()
     }
 
     #[test]
@@ -161,6 +177,7 @@ mod tests {
             ("room = 64", "room = 1000"),
             ("bf16", "bf17"),
             ("[[forward]]", "[[forward"),
+            ("kernels = \"", "kernels = \"0"),
         ] {
             let bad = good.replace(from, to);
             assert_ne!(bad, good, "{from} is in {good}");
