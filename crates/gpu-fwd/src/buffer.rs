@@ -41,6 +41,11 @@ impl Buffer {
         self.pointer
     }
 
+    /// Whose memory it is.
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }

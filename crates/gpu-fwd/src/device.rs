@@ -6,6 +6,7 @@
 #![allow(unsafe_code)] // the driver is a C library; each block says why it is sound
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::sys::{self, CUdevice_attribute, CUmemPool_attribute, CUresult};
@@ -25,6 +26,7 @@ const OLDEST: Architecture = Architecture::SM_80;
 pub struct Device(Arc<Inner>);
 
 struct Inner {
+    id: u64,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     name: String,
@@ -75,8 +77,23 @@ impl Device {
         let stream = check("cuStreamCreate", context.new_stream())?;
         tracing::debug!(%name, %architecture, driver, "opened a device");
         let compiler = OnceLock::new();
-        let inner = Inner { context, stream, name, architecture, driver, multiprocessors, shared, compiler };
+        let inner = Inner {
+            id: next_id(),
+            context,
+            stream,
+            name,
+            architecture,
+            driver,
+            multiprocessors,
+            shared,
+            compiler,
+        };
         Ok(Self(Arc::new(inner)))
+    }
+
+    /// A number that no other open device of this process has; copies have the same.
+    pub(crate) fn id(&self) -> u64 {
+        self.0.id
     }
 
     /// The name that the driver gives it.
@@ -174,6 +191,12 @@ impl fmt::Debug for Device {
     }
 }
 
+/// A number that was never given before.
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 /// Finds the driver and starts it.
 fn start() -> Result<()> {
     // SAFETY: looks for the library and calls nothing in it.
@@ -204,4 +227,19 @@ fn keep_freed_memory(ordinal: usize) -> Result<()> {
     // SAFETY: this attribute is 64 bits wide, and the pointer is to 64 live bits.
     let outcome = unsafe { result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast()) };
     check("cuMemPoolSetAttribute", outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::next_id;
+
+    #[test]
+    fn no_two_open_devices_have_one_number() {
+        let numbers = |_| std::thread::spawn(|| (0..1000).map(|_| next_id()).collect::<Vec<_>>());
+        let mut all: Vec<u64> =
+            (0..4).map(numbers).collect::<Vec<_>>().into_iter().flat_map(|t| t.join().unwrap()).collect();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 4000);
+    }
 }

@@ -79,6 +79,12 @@ pub enum Error {
         "the recorded work makes or releases memory of the device; make its outputs and workspace before, and hold them"
     )]
     MemoryRecorded,
+    /// Memory of another device, or of the same one that was opened again.
+    #[error("{what} is memory of another open device than the one asked; open the device once and clone it")]
+    OtherDevice {
+        /// What lies elsewhere.
+        what: &'static str,
+    },
     /// The compiler does not know the architecture.
     #[error("NVRTC {}.{} does not compile for {architecture}; it knows {}", version.0, version.1, known.iter().map(|n| format!("sm_{n}")).collect::<Vec<_>>().join(", "))]
     UnknownArchitecture {
