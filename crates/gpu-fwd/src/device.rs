@@ -10,11 +10,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::sys::{self, CUdevice_attribute, CUmemPool_attribute, CUresult};
-use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result};
-use cudarc::nvrtc::Ptx;
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
 
 use crate::cache::{CubinCache, Key, Origin};
+use crate::library::Loaded;
 use crate::{Architecture, Compiler, Error, KernelSpec, Result};
+
+mod code;
+mod turn;
+mod turns;
+
+pub(crate) use code::Code;
+pub(crate) use turn::{Hold, Released};
+use turns::Turns;
 
 /// The oldest driver that loads what NVRTC 13 makes.
 const DRIVER: u32 = 13_000;
@@ -35,6 +43,7 @@ struct Inner {
     multiprocessors: u32,
     shared: u32,
     compiler: OnceLock<Compiler>,
+    turns: Turns<Arc<Loaded>, Released>,
 }
 
 /// Turns the driver's answer into an error that names the call.
@@ -76,7 +85,7 @@ impl Device {
         let shared = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         let stream = check("cuStreamCreate", context.new_stream())?;
         tracing::debug!(%name, %architecture, driver, "opened a device");
-        let compiler = OnceLock::new();
+        let (compiler, turns) = (OnceLock::new(), Turns::new());
         let inner = Inner {
             id: next_id(),
             context,
@@ -87,6 +96,7 @@ impl Device {
             multiprocessors,
             shared,
             compiler,
+            turns,
         };
         Ok(Self(Arc::new(inner)))
     }
@@ -123,12 +133,13 @@ impl Device {
 
     /// Bytes of memory that are free, and all of them. What the pool keeps counts as used.
     pub fn memory(&self) -> Result<(usize, usize)> {
-        check("cuMemGetInfo", self.0.context.mem_get_info())
+        self.make_current()?;
+        check("cuMemGetInfo", result::mem_get_info())
     }
 
     /// Waits for everything that was asked of this device.
     pub fn synchronize(&self) -> Result<()> {
-        check("cuStreamSynchronize", self.0.stream.synchronize())
+        self.stream()?.waiting()?.synchronize()
     }
 
     /// The machine code of a kernel: that of the user's cache, or what NVRTC makes of it now.
@@ -158,24 +169,6 @@ impl Device {
         }
         let found = Compiler::open()?;
         Ok(self.0.compiler.get_or_init(|| found))
-    }
-
-    /// Loads machine code.
-    pub(crate) fn load(&self, cubin: &[u8]) -> Result<Arc<CudaModule>> {
-        check("cuCtxSetCurrent", self.0.context.bind_to_thread())?;
-        let module = self.0.context.load_module(Ptx::from_binary(cubin.to_vec()));
-        check("cuModuleLoadData", module)
-    }
-
-    /// The stream that everything goes to, with the context made current on this thread.
-    pub(crate) fn cuda_stream(&self) -> Result<&Arc<CudaStream>> {
-        check("cuCtxSetCurrent", self.0.context.bind_to_thread())?;
-        Ok(&self.0.stream)
-    }
-
-    /// The same, as the driver knows it.
-    pub(crate) fn stream(&self) -> Result<sys::CUstream> {
-        Ok(self.cuda_stream()?.cu_stream())
     }
 }
 
