@@ -3,6 +3,10 @@
 //! Everything that is done on a [`Device`] goes to one stream, in order. So memory needs no events to
 //! guard it: what is freed is freed after the last call that reads it. cudarc's event tracking, which
 //! would make two events for each allocation and forbid the capture of graphs, is turned off.
+//!
+//! A [`Turn`](turn::Turn) hands the stream out, and makes other threads wait while one records. Of cudarc's
+//! safe objects only the context and the stream are used, which live as long as the device: the others
+//! store errors of their end, and an unrelated call would report them.
 #![allow(unsafe_code)] // the driver is a C library; each block says why it is sound
 
 use std::fmt;

@@ -79,9 +79,9 @@ impl<S: Spec> Library<S> {
         let stream = self.device.stream()?;
         stream.keep([&kernel]);
         let mut arguments = [std::ptr::from_ref(parameters).cast_mut().cast::<c_void>()];
-        // SAFETY: the function is loaded on the device of the stream, and stays so until its library goes or
-        // what is recorded here; it takes one argument, which has
-        // the layout that it expects (`Spec`) and is copied by this call; the caller vouches for memory.
+        // SAFETY: the function is loaded on the device of the stream, and its code is unloaded when nothing of
+        // it runs and no recording keeps it; it takes one argument, which has the layout that it expects
+        // (`Spec`) and is copied by this call; the caller vouches for memory.
         let outcome = unsafe {
             sys::cuLaunchKernel(
                 kernel.code.function(),
