@@ -7,7 +7,7 @@
 use cudarc::driver::sys::{CUdeviceptr, CUresult};
 use cudarc::driver::{DriverError, result};
 
-use crate::device::check;
+use crate::device::{Released, check};
 use crate::{Device, Error, Result};
 
 /// Bytes on a device, released when it goes.
@@ -21,17 +21,17 @@ pub(crate) struct Buffer {
 impl Buffer {
     /// Memory with whatever is in it.
     pub(crate) fn new(device: &Device, bytes: usize) -> Result<Self> {
-        let stream = device.stream()?;
-        let pointer = match bytes {
-            0 => 0,
-            // SAFETY: the stream belongs to the context that `stream` made current.
-            _ => match unsafe { result::malloc_async(stream, bytes) } {
-                Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
-                    let (free, total) = device.memory()?;
-                    return Err(Error::OutOfMemory { bytes, free, total });
-                }
-                outcome => check("cuMemAllocAsync", outcome)?,
-            },
+        if bytes == 0 {
+            return Ok(Self { device: device.clone(), pointer: 0, bytes });
+        }
+        let stream = device.stream()?.allocating()?;
+        // SAFETY: the stream belongs to the context that `stream` made current.
+        let pointer = match unsafe { result::malloc_async(*stream, bytes) } {
+            Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                let (free, total) = device.memory()?;
+                return Err(Error::OutOfMemory { bytes, free, total });
+            }
+            outcome => check("cuMemAllocAsync", outcome)?,
         };
         Ok(Self { device: device.clone(), pointer, bytes })
     }
@@ -39,6 +39,11 @@ impl Buffer {
     /// Its address; 0 when it is empty.
     pub(crate) fn pointer(&self) -> CUdeviceptr {
         self.pointer
+    }
+
+    /// Whose memory it is.
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -52,7 +57,7 @@ impl Buffer {
         }
         let stream = self.device.stream()?;
         // SAFETY: the memory is this buffer's own, and nobody else may hold it while it is borrowed.
-        check("cuMemsetD8Async", unsafe { result::memset_d8_async(self.pointer, byte, self.bytes, stream) })
+        check("cuMemsetD8Async", unsafe { result::memset_d8_async(self.pointer, byte, self.bytes, *stream) })
     }
 
     /// Copies from the host; the bytes may be dropped when this returns.
@@ -61,10 +66,10 @@ impl Buffer {
         if bytes.is_empty() {
             return Ok(());
         }
-        let stream = self.device.stream()?;
+        let stream = self.device.stream()?.waiting()?;
         // SAFETY: both sides have this many bytes, and the host's live until the stream is done with them.
-        check("cuMemcpyHtoDAsync", unsafe { result::memcpy_htod_async(self.pointer, bytes, stream) })?;
-        self.device.synchronize()
+        check("cuMemcpyHtoDAsync", unsafe { result::memcpy_htod_async(self.pointer, bytes, *stream) })?;
+        stream.synchronize()
     }
 }
 
@@ -76,22 +81,17 @@ pub(crate) unsafe fn read(device: &Device, pointer: CUdeviceptr, bytes: &mut [u8
     if bytes.is_empty() {
         return Ok(());
     }
-    let stream = device.stream()?;
+    let stream = device.stream()?.waiting()?;
     // SAFETY: the caller vouches for the device's side, the slice for the host's; both live until the
     // stream is done.
-    check("cuMemcpyDtoHAsync", unsafe { result::memcpy_dtoh_async(bytes, pointer, stream) })?;
-    device.synchronize()
+    check("cuMemcpyDtoHAsync", unsafe { result::memcpy_dtoh_async(bytes, pointer, *stream) })?;
+    stream.synchronize()
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.pointer == 0 {
-            return;
-        }
-        if let Ok(stream) = self.device.stream() {
-            // SAFETY: allocated by `new` on this stream and released here only. A device that is lost
-            // has lost the memory too, so what this says no longer matters.
-            let _ = unsafe { result::free_async(self.pointer, stream) };
+        if self.pointer != 0 {
+            self.device.release(Released::Memory(self.pointer));
         }
     }
 }

@@ -3,17 +3,30 @@
 //! Everything that is done on a [`Device`] goes to one stream, in order. So memory needs no events to
 //! guard it: what is freed is freed after the last call that reads it. cudarc's event tracking, which
 //! would make two events for each allocation and forbid the capture of graphs, is turned off.
+//!
+//! A [`Turn`](turn::Turn) hands the stream out, and makes other threads wait while one records. Of cudarc's
+//! safe objects only the context and the stream are used, which live as long as the device: the others
+//! store errors of their end, and an unrelated call would report them.
 #![allow(unsafe_code)] // the driver is a C library; each block says why it is sound
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::sys::{self, CUdevice_attribute, CUmemPool_attribute, CUresult};
-use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result};
-use cudarc::nvrtc::Ptx;
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
 
 use crate::cache::{CubinCache, Key, Origin};
+use crate::library::Loaded;
 use crate::{Architecture, Compiler, Error, KernelSpec, Result};
+
+mod code;
+mod turn;
+mod turns;
+
+pub(crate) use code::Code;
+pub(crate) use turn::{Hold, Released};
+use turns::Turns;
 
 /// The oldest driver that loads what NVRTC 13 makes.
 const DRIVER: u32 = 13_000;
@@ -25,6 +38,7 @@ const OLDEST: Architecture = Architecture::SM_80;
 pub struct Device(Arc<Inner>);
 
 struct Inner {
+    id: u64,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     name: String,
@@ -33,6 +47,7 @@ struct Inner {
     multiprocessors: u32,
     shared: u32,
     compiler: OnceLock<Compiler>,
+    turns: Turns<Arc<Loaded>, Released>,
 }
 
 /// Turns the driver's answer into an error that names the call.
@@ -74,9 +89,25 @@ impl Device {
         let shared = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         let stream = check("cuStreamCreate", context.new_stream())?;
         tracing::debug!(%name, %architecture, driver, "opened a device");
-        let compiler = OnceLock::new();
-        let inner = Inner { context, stream, name, architecture, driver, multiprocessors, shared, compiler };
+        let (compiler, turns) = (OnceLock::new(), Turns::new());
+        let inner = Inner {
+            id: next_id(),
+            context,
+            stream,
+            name,
+            architecture,
+            driver,
+            multiprocessors,
+            shared,
+            compiler,
+            turns,
+        };
         Ok(Self(Arc::new(inner)))
+    }
+
+    /// A number that no other open device of this process has; copies have the same.
+    pub(crate) fn id(&self) -> u64 {
+        self.0.id
     }
 
     /// The name that the driver gives it.
@@ -106,12 +137,13 @@ impl Device {
 
     /// Bytes of memory that are free, and all of them. What the pool keeps counts as used.
     pub fn memory(&self) -> Result<(usize, usize)> {
-        check("cuMemGetInfo", self.0.context.mem_get_info())
+        self.make_current()?;
+        check("cuMemGetInfo", result::mem_get_info())
     }
 
     /// Waits for everything that was asked of this device.
     pub fn synchronize(&self) -> Result<()> {
-        check("cuStreamSynchronize", self.0.stream.synchronize())
+        self.stream()?.waiting()?.synchronize()
     }
 
     /// The machine code of a kernel: that of the user's cache, or what NVRTC makes of it now.
@@ -142,24 +174,6 @@ impl Device {
         let found = Compiler::open()?;
         Ok(self.0.compiler.get_or_init(|| found))
     }
-
-    /// Loads machine code.
-    pub(crate) fn load(&self, cubin: &[u8]) -> Result<Arc<CudaModule>> {
-        check("cuCtxSetCurrent", self.0.context.bind_to_thread())?;
-        let module = self.0.context.load_module(Ptx::from_binary(cubin.to_vec()));
-        check("cuModuleLoadData", module)
-    }
-
-    /// The stream that everything goes to, with the context made current on this thread.
-    pub(crate) fn cuda_stream(&self) -> Result<&Arc<CudaStream>> {
-        check("cuCtxSetCurrent", self.0.context.bind_to_thread())?;
-        Ok(&self.0.stream)
-    }
-
-    /// The same, as the driver knows it.
-    pub(crate) fn stream(&self) -> Result<sys::CUstream> {
-        Ok(self.cuda_stream()?.cu_stream())
-    }
 }
 
 impl PartialEq for Device {
@@ -172,6 +186,12 @@ impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Device({}, {})", self.0.name, self.0.architecture)
     }
+}
+
+/// A number that was never given before.
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Finds the driver and starts it.
@@ -204,4 +224,19 @@ fn keep_freed_memory(ordinal: usize) -> Result<()> {
     // SAFETY: this attribute is 64 bits wide, and the pointer is to 64 live bits.
     let outcome = unsafe { result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast()) };
     check("cuMemPoolSetAttribute", outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::next_id;
+
+    #[test]
+    fn no_two_open_devices_have_one_number() {
+        let numbers = |_| std::thread::spawn(|| (0..1000).map(|_| next_id()).collect::<Vec<_>>());
+        let mut all: Vec<u64> =
+            (0..4).map(numbers).collect::<Vec<_>>().into_iter().flat_map(|t| t.join().unwrap()).collect();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 4000);
+    }
 }

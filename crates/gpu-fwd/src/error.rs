@@ -74,11 +74,23 @@ pub enum Error {
     /// Work that was to be recorded asked nothing of the device.
     #[error("there is nothing to replay: the recorded work asked nothing of the device")]
     NothingRecorded,
-    /// Work that was to be recorded makes or releases memory, so a replay would not find it.
-    #[error(
-        "the recorded work makes or releases memory of the device; make its outputs and workspace before, and hold them"
-    )]
+    /// Work that was to be recorded makes memory, so a replay would not find it.
+    #[error("the recorded work makes memory of the device; make its outputs and workspace before")]
     MemoryRecorded,
+    /// Work that was to be recorded waits for the device, which does nothing meanwhile.
+    #[error(
+        "the recorded work waits for the device; copy to and from the host, check values and take times outside of it"
+    )]
+    WaitRecorded,
+    /// A recording in a recording.
+    #[error("this thread records already; end a recording of a device before the next")]
+    AlreadyRecording,
+    /// Memory of another device, or of the same one that was opened again.
+    #[error("{what} is memory of another open device than the one asked; open the device once and clone it")]
+    OtherDevice {
+        /// What lies elsewhere.
+        what: &'static str,
+    },
     /// The compiler does not know the architecture.
     #[error("NVRTC {}.{} does not compile for {architecture}; it knows {}", version.0, version.1, known.iter().map(|n| format!("sm_{n}")).collect::<Vec<_>>().join(", "))]
     UnknownArchitecture {

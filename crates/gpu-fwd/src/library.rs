@@ -12,10 +12,9 @@ use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use cudarc::driver::sys::{self, CUfunction_attribute};
-use cudarc::driver::{CudaFunction, CudaModule};
+use cudarc::driver::sys;
 
-use crate::device::check;
+use crate::device::{Code, check};
 use crate::{Device, Error, KernelSpec, Result};
 
 /// A choice among the instances of a source.
@@ -33,13 +32,11 @@ pub unsafe trait Spec: Copy + Eq + Hash + Debug + Send + Sync {
 
 /// A kernel in the memory of a device.
 #[derive(Debug)]
-struct Loaded {
+pub(crate) struct Loaded {
     name: String,
-    function: CudaFunction,
+    code: Code,
     threads: u32,
     shared: u32,
-    // Unloads the code when it goes.
-    _module: Arc<CudaModule>,
 }
 
 /// The loaded kernels of one kind on one device.
@@ -62,7 +59,7 @@ impl<S: Spec> Library<S> {
 
     /// Whether a kernel keeps what its registers do not hold in memory, which is slow.
     pub fn spills(&self, spec: S) -> Result<bool> {
-        Ok(check("cuFuncGetAttribute", self.get(spec)?.function.local_size_bytes())? > 0)
+        Ok(self.get(spec)?.code.local_bytes()? > 0)
     }
 
     /// Launches a kernel.
@@ -80,12 +77,14 @@ impl<S: Spec> Library<S> {
         }
         let _span = tracing::trace_span!("launch", kernel = %kernel.name, blocks).entered();
         let stream = self.device.stream()?;
+        stream.keep([&kernel]);
         let mut arguments = [std::ptr::from_ref(parameters).cast_mut().cast::<c_void>()];
-        // SAFETY: the function is loaded on the device of the stream; it takes one argument, which has
-        // the layout that it expects (`Spec`) and is copied by this call; the caller vouches for memory.
+        // SAFETY: the function is loaded on the device of the stream, and its code is unloaded when nothing of
+        // it runs and no recording keeps it; it takes one argument, which has the layout that it expects
+        // (`Spec`) and is copied by this call; the caller vouches for memory.
         let outcome = unsafe {
             sys::cuLaunchKernel(
-                kernel.function.cu_function(),
+                kernel.code.function(),
                 blocks,
                 1,
                 1,
@@ -93,7 +92,7 @@ impl<S: Spec> Library<S> {
                 1,
                 1,
                 kernel.shared,
-                stream,
+                *stream,
                 arguments.as_mut_ptr(),
                 std::ptr::null_mut(),
             )
@@ -112,10 +111,6 @@ impl<S: Spec> Library<S> {
 }
 
 fn load(device: &Device, spec: KernelSpec) -> Result<Loaded> {
-    let module = device.load(&device.cubin(&spec)?)?;
-    let function = check("cuModuleGetFunction", module.load_function(KernelSpec::ENTRY))?;
-    let limit = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-    let bytes = i32::try_from(spec.shared).unwrap_or(i32::MAX);
-    check("cuFuncSetAttribute", function.set_attribute(limit, bytes))?;
-    Ok(Loaded { name: spec.name, function, threads: spec.threads, shared: spec.shared, _module: module })
+    let code = Code::load(device, &device.cubin(&spec)?, spec.shared)?;
+    Ok(Loaded { name: spec.name, code, threads: spec.threads, shared: spec.shared })
 }

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use cudarc::driver::sys::CUdeviceptr;
-use theria_contract::{Element, Host, Layout, Result, Scalar, Storage, Tensor, TensorView};
+use theria_contract::{Element, Error, Host, Layout, Result, Scalar, Storage, Tensor, TensorView};
 
 use crate::Device;
 use crate::buffer::{self, Buffer};
@@ -24,6 +24,11 @@ impl Cuda {
     pub fn device(&self) -> &Device {
         &self.device
     }
+
+    /// Refuses memory of any other device, given by its number.
+    pub(crate) fn own(&self, what: &'static str, device: u64) -> crate::Result<()> {
+        if device == self.device.id() { Ok(()) } else { Err(crate::Error::OtherDevice { what }) }
+    }
 }
 
 /// A tensor on a device.
@@ -34,10 +39,18 @@ pub struct CudaTensor<T> {
     element: PhantomData<T>,
 }
 
+impl<T> CudaTensor<T> {
+    /// Where it begins, and the number of its device.
+    fn place(&self) -> (CUdeviceptr, u64) {
+        (self.memory.pointer(), self.memory.device().id())
+    }
+}
+
 /// A view of a tensor on a device.
 #[derive(Clone, Copy, Debug)]
 pub struct CudaView<'a, T> {
     pointer: CUdeviceptr,
+    device: u64,
     layout: Layout,
     memory: PhantomData<&'a T>,
 }
@@ -46,19 +59,33 @@ pub struct CudaView<'a, T> {
 #[derive(Debug)]
 pub struct CudaViewMut<'a, T> {
     pointer: CUdeviceptr,
+    device: u64,
     layout: Layout,
     memory: PhantomData<&'a mut T>,
+}
+
+/// Refuses a layout that addresses some memory twice: outputs have every element for themselves.
+pub(crate) fn require_disjoint(layout: Layout) -> Result<()> {
+    if layout.is_disjoint() {
+        return Ok(());
+    }
+    Err(Error::Overlapping { shape: layout.shape(), strides: layout.strides() })
 }
 
 /// Where a view lies.
 pub(crate) trait Address {
     fn address(&self) -> CUdeviceptr;
+    /// The number of the device.
+    fn device(&self) -> u64;
     fn layout(&self) -> Layout;
 }
 
 impl<T> Address for CudaView<'_, T> {
     fn address(&self) -> CUdeviceptr {
         self.pointer
+    }
+    fn device(&self) -> u64 {
+        self.device
     }
     fn layout(&self) -> Layout {
         self.layout
@@ -68,6 +95,9 @@ impl<T> Address for CudaView<'_, T> {
 impl<T> Address for CudaViewMut<'_, T> {
     fn address(&self) -> CUdeviceptr {
         self.pointer
+    }
+    fn device(&self) -> u64 {
+        self.device
     }
     fn layout(&self) -> Layout {
         self.layout
@@ -85,6 +115,15 @@ impl CudaWorkspace {
     pub(crate) fn address(&self) -> CUdeviceptr {
         self.memory.pointer()
     }
+
+    /// The number of its device.
+    pub(crate) fn device(&self) -> u64 {
+        self.memory.device().id()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.memory.bytes()
+    }
 }
 
 impl Storage for Cuda {
@@ -94,6 +133,7 @@ impl Storage for Cuda {
     type Workspace = CudaWorkspace;
 
     fn allocate<T: Scalar>(&self, layout: Layout) -> Result<CudaTensor<T>> {
+        require_disjoint(layout)?;
         let mut memory = Buffer::new(&self.device, layout.span() * size_of::<T>())?;
         memory.fill(0)?;
         Ok(CudaTensor { memory, layout, element: PhantomData })
@@ -108,7 +148,7 @@ impl Storage for Cuda {
     }
 
     fn workspace_bytes(workspace: &CudaWorkspace) -> usize {
-        workspace.memory.bytes()
+        workspace.bytes()
     }
 
     fn upload<T: Scalar>(&self, tensor: &Tensor<T>) -> Result<CudaTensor<T>> {
@@ -118,8 +158,9 @@ impl Storage for Cuda {
     }
 
     fn download<T: Scalar>(&self, view: CudaView<'_, T>) -> Result<Tensor<T>> {
+        self.own("the view", view.device)?;
         let mut data = vec![T::default(); view.layout.span()];
-        // SAFETY: a view is made of a live tensor that has the span of its layout.
+        // SAFETY: a view is made of a live tensor of this device that has the span of its layout.
         #[allow(unsafe_code)]
         let outcome =
             unsafe { buffer::read(&self.device, view.pointer, bytemuck::cast_slice_mut(&mut data)) };
@@ -128,19 +169,21 @@ impl Storage for Cuda {
     }
 
     fn view<T: Scalar>(tensor: &CudaTensor<T>) -> CudaView<'_, T> {
-        CudaView { pointer: tensor.memory.pointer(), layout: tensor.layout, memory: PhantomData }
+        let (pointer, device) = tensor.place();
+        CudaView { pointer, device, layout: tensor.layout, memory: PhantomData }
     }
 
     fn view_mut<T: Scalar>(tensor: &mut CudaTensor<T>) -> CudaViewMut<'_, T> {
-        CudaViewMut { pointer: tensor.memory.pointer(), layout: tensor.layout, memory: PhantomData }
+        let (pointer, device) = tensor.place();
+        CudaViewMut { pointer, device, layout: tensor.layout, memory: PhantomData }
     }
 
     fn reborrow<'a, T: Scalar>(view: &'a CudaViewMut<'_, T>) -> CudaView<'a, T> {
-        CudaView { pointer: view.pointer, layout: view.layout, memory: PhantomData }
+        CudaView { pointer: view.pointer, device: view.device, layout: view.layout, memory: PhantomData }
     }
 
     fn reborrow_mut<'a, T: Scalar>(view: &'a mut CudaViewMut<'_, T>) -> CudaViewMut<'a, T> {
-        CudaViewMut { pointer: view.pointer, layout: view.layout, memory: PhantomData }
+        CudaViewMut { pointer: view.pointer, device: view.device, layout: view.layout, memory: PhantomData }
     }
 
     fn layout<T: Scalar>(view: &CudaView<'_, T>) -> Layout {

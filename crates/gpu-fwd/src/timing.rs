@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::{Device, Error, Result};
+use crate::{Device, Result};
 
 impl Device {
     /// Times of single calls, with a mark before and after each. `call` is given its number. A gap in
@@ -30,7 +30,8 @@ impl Device {
 
     /// Times of one call of `calls` that are recorded together and replayed: no gap between them is the
     /// host's. `call` is given its number among them. What it does must be ready to be recorded (see
-    /// [`Device::record`]) and may neither make nor release memory of the device.
+    /// [`Device::record`]). Memory of this device that is dropped meanwhile, by any thread, is released when
+    /// the times are taken.
     ///
     /// The outer error is one of recording, the inner one is what `call` returned.
     pub fn time_replays<E>(
@@ -39,17 +40,15 @@ impl Device {
         calls: usize,
         mut call: impl FnMut(usize) -> Result<(), E>,
     ) -> Result<Result<Vec<Duration>, E>> {
+        let _hold = self.hold();
         let recorded = self.record(|| (0..calls).try_for_each(&mut call))?;
         let graph = match recorded {
             Ok(graph) => graph,
             Err(error) => return Ok(Err(error)),
         };
-        if graph.changes_memory()? {
-            return Err(Error::MemoryRecorded);
-        }
         let replay = |_| {
-            // SAFETY: the recording neither makes nor releases memory, so all that it touches is held by
-            // `call`, which lives until this function returns; `since` below waits for the device first.
+            // SAFETY: memory that was alive while `call` was recorded is not released before `_hold` goes, and
+            // that is after the replays were asked for; what is asked of the device later comes after them.
             unsafe { graph.launch() }
         };
         replay(0)?;

@@ -1,16 +1,24 @@
 //! What only a device can show. Without one these tests show as ignored, with the reason.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
 use half::{bf16, f16};
 use libtest_mimic::{Arguments, Trial};
-use theria_contract::{Layout, Scalar, Storage, Tensor};
-use theria_gpu_fwd::{Cuda, Device, Error};
+use theria_contract::{
+    Attention, DType, Inputs, Layout, Primal, Problem, Saved, SavedTensor, Scalar, Storage, Tensor, saved_mut,
+};
+use theria_gpu_fwd::forward::CudaRef;
+use theria_gpu_fwd::{Compiler, Cuda, Device, Error};
 
 fn main() {
     let arguments = Arguments::from_args();
-    let missing = Device::open(0).err();
-    let test = |name: &str, run: fn(&Cuda)| {
+    let no_device = Device::open(0).err();
+    let no_compiler = Compiler::open().err();
+    let needing = |missing: Option<&Error>, name: &str, run: fn(&Cuda)| {
         let ignored = missing.is_some();
-        let name = missing.as_ref().map_or(name.to_owned(), |error| {
+        let name = missing.map_or(name.to_owned(), |error| {
             let reason = error.to_string();
             format!("{name} ({})", reason.split([':', ';']).next().unwrap_or_default())
         });
@@ -20,6 +28,8 @@ fn main() {
         };
         Trial::test(name, body).with_ignored_flag(ignored)
     };
+    let test = |name: &str, run| needing(no_device.as_ref(), name, run);
+    let test_kernels = |name: &str, run| needing(no_device.as_ref().or(no_compiler.as_ref()), name, run);
     let trials = vec![
         test("what_is_uploaded_comes_back_in_every_type_and_layout", round_trips),
         test("a_new_tensor_is_zero", zeros),
@@ -30,7 +40,14 @@ fn main() {
         test("freed_memory_is_used_again", pool),
         test("a_device_serves_many_threads", threads),
         test("a_replay_takes_as_long_as_the_calls_that_it_records", timing),
-        test("what_makes_memory_is_not_replayed", memory_in_a_recording),
+        test("what_makes_memory_or_waits_is_not_recorded", refused_in_a_recording),
+        test("a_tensor_that_overlaps_itself_is_not_made", overlapping),
+        test("memory_of_another_open_device_is_refused", other_device),
+        test("a_kernel_is_not_launched_with_operands_of_another_problem", foreign_operands),
+        test("other_threads_wait_while_one_records", others_wait),
+        test("a_panic_in_recorded_work_leaves_the_device_usable", panic_in_a_recording),
+        test("what_is_dropped_in_a_recording_goes_when_it_was_replayed", drop_in_a_recording),
+        test_kernels("recorded_work_keeps_the_kernels_of_a_backend_that_is_gone", kernels_kept),
     ];
     libtest_mimic::run(&arguments, trials).exit();
 }
@@ -155,10 +172,190 @@ fn timing(cuda: &Cuda) {
     device.time_calls(1, &mut fill).unwrap().unwrap();
 }
 
-fn memory_in_a_recording(cuda: &Cuda) {
-    let refused = cuda.device().time_replays(3, 2, |_| cuda.workspace(1 << 20).map(drop));
-    assert!(matches!(refused, Err(Error::MemoryRecorded)), "{refused:?}");
-    let nothing = cuda.device().time_replays(3, 2, |_| Ok::<(), Error>(()));
+/// The error of this crate in one of the contract.
+#[track_caller]
+fn cause<T: std::fmt::Debug>(outcome: theria_contract::Result<T>) -> Error {
+    match outcome.unwrap_err() {
+        theria_contract::Error::Backend { source, .. } => *source.downcast().unwrap(),
+        error => panic!("{error}"),
+    }
+}
+
+fn refused_in_a_recording(cuda: &Cuda) {
+    let device = cuda.device();
+    let tensor = cuda.upload(&numbers(Layout::contiguous([1, 1, 2, 2]).unwrap(), |n| n as f32)).unwrap();
+    let made = device.time_replays(3, 2, |_| cuda.workspace(1 << 20).map(drop)).unwrap();
+    assert!(matches!(cause(made), Error::MemoryRecorded));
+    let read = device.time_replays(3, 2, |_| cuda.download(Cuda::view(&tensor)).map(drop)).unwrap();
+    assert!(matches!(cause(read), Error::WaitRecorded));
+    let waited = device.time_replays(3, 2, |_| device.synchronize()).unwrap();
+    assert!(matches!(waited, Err(Error::WaitRecorded)), "{waited:?}");
+    let nested = device.time_replays(3, 2, |_| device.record(|| Ok::<(), ()>(())).map(drop)).unwrap();
+    assert!(matches!(nested, Err(Error::AlreadyRecording)), "{nested:?}");
+    let nothing = device.time_replays(3, 2, |_| Ok::<(), Error>(()));
     assert!(matches!(nothing, Err(Error::NothingRecorded)) || nothing.is_ok(), "{nothing:?}");
+    device.synchronize().unwrap();
+    round_trip(cuda, |n| n as i32);
+}
+
+fn overlapping(cuda: &Cuda) {
+    let layout = Layout::strided([1, 1, 3, 4], [12, 12, 2, 1]).unwrap();
+    let refused = cuda.allocate::<f32>(layout);
+    assert!(matches!(refused, Err(theria_contract::Error::Overlapping { .. })), "{refused:?}");
+}
+
+/// A small problem with its operands on a device.
+struct Call {
+    problem: Problem,
+    q: <Cuda as Storage>::Tensor<f32>,
+    k: <Cuda as Storage>::Tensor<f32>,
+    v: <Cuda as Storage>::Tensor<f32>,
+    saved: SavedTensor<Cuda, f32>,
+}
+
+impl Call {
+    fn new(cuda: &Cuda) -> Self {
+        let builder = Problem::builder(DType::F32).batch(1).heads(2, 2).lengths(5, 7).head_dims(4, 6);
+        let problem = builder.build().unwrap();
+        let shape = problem.shape();
+        let tensor = |shape| {
+            let layout = Layout::contiguous(shape).unwrap();
+            cuda.upload(&numbers(layout, |n| (n % 5) as f32 / 4.0)).unwrap()
+        };
+        let new = |shape| cuda.allocate(Layout::contiguous(shape).unwrap()).unwrap();
+        let saved = Saved { output: new(shape.output()), lse: new(shape.rows()) };
+        Self { problem, q: tensor(shape.q()), k: tensor(shape.k()), v: tensor(shape.v()), saved }
+    }
+
+    /// The kernel itself, past the contract's own checks.
+    fn make(&mut self, backend: &CudaRef, problem: &Problem, scratch: &Cuda) -> theria_contract::Result<()> {
+        let inputs = Inputs::<Cuda, f32>::new(Cuda::view(&self.q), Cuda::view(&self.k), Cuda::view(&self.v));
+        let saved = Primal(saved_mut::<Cuda, f32>(&mut self.saved));
+        backend.forward_kernel(problem, Primal(&inputs), saved, &mut scratch.workspace(0)?)
+    }
+}
+
+fn other_device(cuda: &Cuda) {
+    let other = Cuda::new(Device::open(0).unwrap());
+    let copy = Cuda::new(cuda.device().clone());
+    let tensor = cuda.upload(&numbers(Layout::contiguous([1, 1, 2, 2]).unwrap(), |n| n as f32)).unwrap();
+    let view = Cuda::view(&tensor);
+    copy.download(view).unwrap();
+    assert!(matches!(cause(other.download(view)), Error::OtherDevice { .. }));
+    assert!(matches!(cause(other.count_non_finite(view, None, false)), Error::OtherDevice { .. }));
+
+    let (backend, mut call) = (CudaRef::new(cuda.clone()), Call::new(cuda));
+    let problem = call.problem.clone();
+    let refused = cause(call.make(&backend, &problem, &other));
+    assert!(matches!(refused, Error::OtherDevice { what: "the workspace" }), "{refused}");
+    call.k = Call::new(&other).k;
+    let refused = cause(call.make(&backend, &problem, cuda));
+    assert!(matches!(refused, Error::OtherDevice { what: "k" }), "{refused}");
+    let mut call = Call::new(cuda);
+    call.saved = Call::new(&other).saved;
+    let refused = cause(call.make(&backend, &problem, cuda));
+    assert!(matches!(refused, Error::OtherDevice { what: "out" }), "{refused}");
+}
+
+fn foreign_operands(cuda: &Cuda) {
+    use theria_contract::Error as E;
+    let (backend, mut call) = (CudaRef::new(cuda.clone()), Call::new(cuda));
+    let problem = call.problem.clone();
+    let longer = problem.to_builder().lengths(5, 8).build().unwrap();
+    assert!(matches!(call.make(&backend, &longer, cuda), Err(E::Shape { name: "k", .. })));
+    let more_queries = problem.to_builder().lengths(6, 7).build().unwrap();
+    assert!(matches!(call.make(&backend, &more_queries, cuda), Err(E::Shape { name: "q", .. })));
+    let wider = problem.to_builder().head_dims(4, 8).build().unwrap();
+    assert!(matches!(call.make(&backend, &wider, cuda), Err(E::Shape { name: "v", .. })));
+    let biased = problem.to_builder().bias([1, 1, 5, 7]).build().unwrap();
+    let missing = call.make(&backend, &biased, cuda);
+    assert!(matches!(missing, Err(E::Presence { name: "bias", declared: true })), "{missing:?}");
+    let double = call.make(&backend, &problem.with_dtype(DType::F64), cuda);
+    assert!(matches!(double, Err(E::ElementType { .. })), "{double:?}");
+    // What is uploaded may overlap itself, and is then no output.
+    let shape = problem.shape().output();
+    let layout = Layout::strided(shape, [60, 30, 3, 1]).unwrap();
+    call.saved.output = cuda.upload(&numbers(layout, |_| 0.0)).unwrap();
+    assert!(matches!(call.make(&backend, &problem, cuda), Err(E::Overlapping { .. })));
+}
+
+fn others_wait(cuda: &Cuda) {
+    let stage = AtomicUsize::new(0);
+    let mut scratch = cuda.workspace(1 << 20).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while stage.load(Ordering::SeqCst) == 0 {
+                    std::thread::yield_now();
+                }
+                cuda.device().synchronize().unwrap();
+                assert_eq!(stage.load(Ordering::SeqCst), 2);
+                round_trip(cuda, |n| n as i32);
+            });
+        }
+        let work = |n: usize| {
+            cuda.fill_workspace(&mut scratch, n as u8)?;
+            if n == 0 {
+                stage.store(1, Ordering::SeqCst);
+                std::thread::sleep(Duration::from_millis(100));
+            } else {
+                stage.store(2, Ordering::SeqCst);
+            }
+            Ok::<_, theria_contract::Error>(())
+        };
+        assert_eq!(cuda.device().time_replays(5, 2, work).unwrap().unwrap().len(), 5);
+    });
+    round_trip(cuda, |n| n as f32);
+}
+
+fn panics() -> theria_contract::Result<()> {
+    panic!("as a test wants")
+}
+
+fn panic_in_a_recording(cuda: &Cuda) {
+    let mut scratch = cuda.workspace(1 << 20).unwrap();
+    let recorded = catch_unwind(AssertUnwindSafe(|| {
+        cuda.device().record(|| {
+            cuda.fill_workspace(&mut scratch, 1)?;
+            panics()
+        })
+    }));
+    assert!(recorded.is_err());
+    round_trip(cuda, |n| n as i32);
+    threads(cuda);
+    let times = cuda.device().time_replays(3, 2, |_| cuda.fill_workspace(&mut scratch, 2));
+    assert_eq!(times.unwrap().unwrap().len(), 3);
+}
+
+fn drop_in_a_recording(cuda: &Cuda) {
+    let mut scratch: Vec<_> = (0..4).map(|_| cuda.workspace(1 << 20).unwrap()).collect();
+    let work = |n: usize| {
+        let Some(mut last) = scratch.pop() else { panic!("four calls") };
+        cuda.fill_workspace(&mut last, n as u8)?;
+        // One is dropped here, another on a thread that is waited for.
+        if n.is_multiple_of(2) {
+            std::thread::scope(|scope| scope.spawn(|| drop(last)).join()).unwrap();
+        }
+        Ok::<_, theria_contract::Error>(())
+    };
+    assert_eq!(cuda.device().time_replays(3, 4, work).unwrap().unwrap().len(), 3);
     cuda.device().synchronize().unwrap();
+    round_trip(cuda, |n| n as i32);
+}
+
+#[allow(unsafe_code)]
+fn kernels_kept(cuda: &Cuda) {
+    let (backend, mut call) = (CudaRef::new(cuda.clone()), Call::new(cuda));
+    let problem = call.problem.clone();
+    call.make(&backend, &problem, cuda).unwrap();
+    let wanted = cuda.download(Cuda::view(&call.saved.output)).unwrap();
+    call.saved = Call::new(cuda).saved;
+    let graph = cuda.device().record(|| call.make(&backend, &problem, cuda)).unwrap().unwrap();
+    drop(backend);
+    assert_ne!(cuda.download(Cuda::view(&call.saved.output)).unwrap(), wanted);
+    // SAFETY: `call` holds the memory, and nobody else uses it.
+    unsafe { graph.launch() }.unwrap();
+    assert_eq!(cuda.download(Cuda::view(&call.saved.output)).unwrap(), wanted);
+    drop(graph);
+    round_trip(cuda, |n| n as i32);
 }

@@ -12,6 +12,7 @@ use theria_contract::{
 use super::fused::{FusedForward, Masking, Products, ROOMS, Tiling, room};
 use super::parameters::{Fast, Forward, Halfway};
 use super::refused_by_all;
+use super::verify::verify;
 use crate::sources::{FAST_SCORES, FAST_VALUES};
 use crate::{Cuda, CudaWorkspace, KernelSpec, Library, Spec};
 
@@ -159,6 +160,8 @@ impl<E: Element> Attention<E> for CudaFast {
         Primal(saved): Primal<SavedViewMut<'_, Cuda, E>>,
         workspace: &mut CudaWorkspace,
     ) -> Result<()> {
+        Attention::<E>::require(self, problem, Rule::Forward)?;
+        verify(&self.cuda, problem, inputs, &saved, workspace, Halfway::of(problem).bytes())?;
         let vectors = Forward::of(problem, inputs, &saved, 1, 1).vectors();
         let Some(products) = Products::of(problem.dtype(), self.precision) else {
             return Attention::<E>::require(self, problem, Rule::Forward);
@@ -167,9 +170,9 @@ impl<E: Element> Attention<E> for CudaFast {
         let forward = Forward::of(problem, inputs, &saved, choices.tiling.rows() as usize, 1);
         let parameters = Fast::of(forward, problem, workspace.address());
         for part in [Part::Scores, Part::Values] {
-            // SAFETY: the views were held against the problem and the scratch is as large as
-            // `workspace_bytes` says; both are borrowed while the launch is asked for, and whatever is asked
-            // of the device later comes after it.
+            // SAFETY: `verify` held the views and the scratch against the problem and the device, the problem
+            // is one that the kernels serve, and all are borrowed while the launch is asked for; whatever is
+            // asked of the device later comes after it.
             #[allow(unsafe_code)]
             let outcome = unsafe {
                 self.kernels.launch(FastForward { part, choices }, forward.blocks(problem), &parameters)

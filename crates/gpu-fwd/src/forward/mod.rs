@@ -12,6 +12,7 @@ mod fast;
 mod fused;
 pub mod parameters;
 mod reference;
+mod verify;
 
 pub use fast::{CudaFast, FastForward, Part};
 pub use fused::{Choice, CudaFused, FusedForward, Load, Masking, Occasion, Products, Table, Tiling, Tuned};

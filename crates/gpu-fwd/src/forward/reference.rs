@@ -6,6 +6,7 @@ use theria_contract::{
 
 use super::parameters::Forward;
 use super::refused_by_all;
+use super::verify::verify;
 use crate::sources::REFERENCE_FORWARD;
 use crate::{Cuda, CudaWorkspace, KernelSpec, Library, Spec};
 
@@ -117,11 +118,14 @@ impl<E: Element> Attention<E> for CudaRef {
         problem: &Problem,
         Primal(inputs): Primal<&Inputs<'_, Cuda, E>>,
         Primal(saved): Primal<SavedViewMut<'_, Cuda, E>>,
-        _: &mut CudaWorkspace,
+        workspace: &mut CudaWorkspace,
     ) -> Result<()> {
+        Attention::<E>::require(self, problem, Rule::Forward)?;
+        verify(&self.cuda, problem, inputs, &saved, workspace, 0)?;
         let parameters = Forward::of(problem, inputs, &saved, ROWS * WARPS, 1);
-        // SAFETY: the views were held against the problem, and are borrowed while the launch is asked for;
-        // whatever is asked of the device later comes after it.
+        // SAFETY: `verify` held the views against the problem and the device, the problem is one that the
+        // kernel serves, and all are borrowed while the launch is asked for; whatever is asked of the device
+        // later comes after it.
         #[allow(unsafe_code)]
         let outcome = unsafe {
             self.kernels.launch(ReferenceForward::of(problem), parameters.blocks(problem), &parameters)

@@ -8,6 +8,7 @@ use theria_contract::{
 use super::{Choice, FusedForward, Occasion, Table};
 use crate::forward::parameters::Forward;
 use crate::forward::refused_by_all;
+use crate::forward::verify::verify;
 use crate::{Cuda, CudaWorkspace, Library};
 
 /// Fused attention on tensor cores.
@@ -67,7 +68,8 @@ impl CudaFused {
         Some(self.table.choice(occasion, self.cuda.device().architecture()).instance(occasion))
     }
 
-    /// Asks for the forward rule by this choice.
+    /// Asks for the forward rule by this choice. The operands are those of the problem, on this device, and
+    /// the problem is one that is served: `forward_kernel` verifies it, and the tuner makes its own.
     pub(super) fn launch<E: Element>(
         &self,
         problem: &Problem,
@@ -78,8 +80,8 @@ impl CudaFused {
     ) -> crate::Result<()> {
         let (instance, rows) = (choice.instance(occasion), choice.tiling.rows() as usize);
         let parameters = Forward::of(problem, inputs, saved, rows, choice.section as usize);
-        // SAFETY: the views were held against the problem, and are borrowed while the launch is asked for;
-        // whatever is asked of the device later comes after it.
+        // SAFETY: the views are those of the problem and on this device, as said above, and are borrowed while
+        // the launch is asked for; whatever is asked of the device later comes after it.
         #[allow(unsafe_code)]
         unsafe {
             self.kernels.launch(instance, parameters.blocks(problem), &parameters)
@@ -122,8 +124,10 @@ impl<E: Element> Attention<E> for CudaFused {
         problem: &Problem,
         Primal(inputs): Primal<&Inputs<'_, Cuda, E>>,
         Primal(saved): Primal<SavedViewMut<'_, Cuda, E>>,
-        _: &mut CudaWorkspace,
+        workspace: &mut CudaWorkspace,
     ) -> Result<()> {
+        Attention::<E>::require(self, problem, Rule::Forward)?;
+        verify(&self.cuda, problem, inputs, &saved, workspace, 0)?;
         let vectors = Forward::of(problem, inputs, &saved, 1, 1).vectors();
         let Some(occasion) = self.occasion(problem, vectors) else {
             return Attention::<E>::require(self, problem, Rule::Forward);

@@ -1,0 +1,66 @@
+//! What every launch of the forward rule rests on.
+//!
+//! The contract's rules hold operands against the problem before they come to a kernel, but the kernels'
+//! methods are public and safe: whoever calls one directly must get an error too, not a launch that reads
+//! or writes beyond memory. This is a handful of comparisons and allocates nothing.
+
+use theria_contract::{Element, Error, Inputs, Problem, Result, Rule, SavedViewMut};
+
+use crate::storage::{Address, require_disjoint};
+use crate::{Cuda, CudaWorkspace};
+
+/// Whether a launch with these operands touches their memory only: every shape and the element type are
+/// the problem's, what it declares is there, outputs do not overlap themselves, the scratch has as many
+/// bytes, and everything lies on the device.
+pub(super) fn verify<E: Element>(
+    cuda: &Cuda,
+    problem: &Problem,
+    inputs: &Inputs<'_, Cuda, E>,
+    saved: &SavedViewMut<'_, Cuda, E>,
+    workspace: &CudaWorkspace,
+    bytes: usize,
+) -> Result<()> {
+    if E::DTYPE != problem.dtype() {
+        return Err(Error::ElementType { given: E::DTYPE, expected: problem.dtype() });
+    }
+    let shape = problem.shape();
+    operand(cuda, "q", Some(&inputs.q), Some(shape.q()))?;
+    operand(cuda, "k", Some(&inputs.k), Some(shape.k()))?;
+    operand(cuda, "v", Some(&inputs.v), Some(shape.v()))?;
+    operand(cuda, "bias", inputs.bias.as_ref(), problem.bias())?;
+    operand(cuda, "mask", inputs.mask.as_ref(), problem.mask())?;
+    let lengths = problem.key_lengths().then(|| shape.key_lengths());
+    operand(cuda, "key_lengths", inputs.key_lengths.as_ref(), lengths)?;
+    output(cuda, "out", &saved.output, shape.output())?;
+    output(cuda, "lse", &saved.lse, shape.rows())?;
+    cuda.own("the workspace", workspace.device())?;
+    let given = workspace.bytes();
+    if given < bytes {
+        return Err(Error::Workspace { rule: Rule::Forward, needed: bytes, given });
+    }
+    Ok(())
+}
+
+fn operand(
+    cuda: &Cuda,
+    name: &'static str,
+    given: Option<&impl Address>,
+    declared: Option<[usize; 4]>,
+) -> Result<()> {
+    match (given, declared) {
+        (Some(view), Some(expected)) => {
+            let given = view.layout().shape();
+            if given != expected {
+                return Err(Error::Shape { name, given, expected });
+            }
+            Ok(cuda.own(name, view.device())?)
+        }
+        (None, None) => Ok(()),
+        (_, declared) => Err(Error::Presence { name, declared: declared.is_some() }),
+    }
+}
+
+fn output(cuda: &Cuda, name: &'static str, view: &impl Address, expected: [usize; 4]) -> Result<()> {
+    operand(cuda, name, Some(view), Some(expected))?;
+    require_disjoint(view.layout())
+}
