@@ -1,7 +1,7 @@
 // Forward of `cuda-fused`, portable family: one kernel, one sweep over the keys, nothing of size T×M.
 //
 //     S = scale·Q·Kᵀ + bias     a tile of STEP keys, in registers
-//     r = max(r, S·log2 e)      a reference for each row; moved only when a score passes it by far
+//     r                         a reference for each row: the maximum when it was last looked for
 //     P = 2^(S·log2 e - r)
 //     l = l + Σ_j P_j,  O = O + (z ∘ P)·V
 //     O / l,  lse = ln l + r·ln 2

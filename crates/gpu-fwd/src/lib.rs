@@ -1,4 +1,4 @@
-//! The CUDA runtime layer of theria.
+//! The CUDA runtime layer of theria, and the forward rule on a device.
 //!
 //! Nothing of CUDA is needed to build this crate, and nothing panics where it is missing: the driver and
 //! the run-time compiler are looked for when they are first asked for, and their absence is an [`Error`]
@@ -10,7 +10,11 @@
 //!   no GPU.
 //! - [`CubinCache`] keeps cubins on disk, under a hash of everything that decided them.
 //! - [`Report`] reads registers, spills and shared memory from what the assembler said.
+//! - [`KernelSpec`] is a kernel as data, [`Library`] compiles, loads and launches those of one kind.
+//! - [`Graph`] is work that was recorded once, to be replayed.
+//! - [`forward`] has the three modes of the forward rule, which are [`Attention`] backends.
 //!
+//! [`Attention`]: theria_contract::Attention
 //! [`Storage`]: theria_contract::Storage
 //!
 //! ```

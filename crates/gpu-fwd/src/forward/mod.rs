@@ -6,7 +6,7 @@
 //! | [`CudaFast`] | scores and softmax in one kernel, the product with the values in another, the weights stored between them: the classical half-way house |
 //! | [`CudaFused`] | one kernel, one sweep, nothing of size T×M: what one uses |
 //!
-//! Each takes its parameters from [`parameters`] and its kernel from a [`Spec`](crate::Spec).
+//! Each takes its parameters from [`parameters`] and its kernel from a [`Spec`].
 
 mod fast;
 mod fused;
