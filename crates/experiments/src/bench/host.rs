@@ -1,6 +1,7 @@
 //! The machine, as result files describe it.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -54,11 +55,21 @@ fn version_in(text: &str) -> Option<String> {
     text.lines().next()?.split_whitespace().find(is_version).map(str::to_owned)
 }
 
-/// The commit of the folder that the program runs in, marked when its files differ from it.
+/// The commit that the program was made from: what a bundle says of itself, or else that of the folder that
+/// it runs in, marked when files differ from it.
 fn revision() -> Option<String> {
-    let arguments = ["describe", "--always", "--dirty", "--abbrev=12"];
-    let output = Command::new("git").args(arguments).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    let named = std::env::var("THERIA_GIT_REVISION").ok().filter(|revision| !revision.is_empty());
+    named.or_else(|| beside(&std::env::current_exe().ok()?)).or_else(|| {
+        let arguments = ["describe", "--always", "--dirty", "--abbrev=12"];
+        let output = Command::new("git").args(arguments).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    })
+}
+
+/// The commit in the `REVISION` of the bundle that a program lies in.
+fn beside(program: &Path) -> Option<String> {
+    let text = fs::read_to_string(program.parent()?.join("REVISION")).ok()?;
+    Some(serde_json::from_str::<Value>(&text).ok()?["git"].as_str()?.to_owned())
 }
 
 #[cfg(test)]
@@ -70,6 +81,17 @@ mod tests {
         let text = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.03  Release Build\nGCC version: 13.2";
         assert_eq!(version_in(text).as_deref(), Some("580.159.03"));
         assert_eq!(version_in("nothing here"), None);
+    }
+
+    #[test]
+    fn a_bundle_says_what_it_was_made_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("theria");
+        assert_eq!(beside(&program), None);
+        fs::write(folder.path().join("REVISION"), "{\"git\": \"99df31d\"}").unwrap();
+        assert_eq!(beside(&program).as_deref(), Some("99df31d"));
+        fs::write(folder.path().join("REVISION"), "no JSON").unwrap();
+        assert_eq!(beside(&program), None);
     }
 
     #[test]
