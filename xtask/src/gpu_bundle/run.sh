@@ -86,6 +86,8 @@ sanitize() {
     local tool test
     for tool in memcheck racecheck; do
         for test in "$here"/test-*; do
+            # Compiles and calls no device, which the sanitizer takes for an error.
+            [[ "$test" == *-nvrtc ]] && continue
             run_one "$tool $(basename "$test")" "$out/logs/$tool-$(basename "$test").log" \
                 compute-sanitizer --tool "$tool" --error-exitcode 1 --report-api-errors no \
                 "$test" --test-threads 1 "$@"

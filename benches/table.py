@@ -1,0 +1,37 @@
+"""The table of a bench file, in Markdown: python3 benches/table.py docs/results/cuda_forward.json
+
+Medians, TFLOP/s by units, and how many times as long each peer takes: above 1 theria is faster.
+"""
+
+import json
+import sys
+
+
+def microseconds(us):
+    return f"{us:.1f} µs" if us < 1000 else f"{us / 1000:.2f} ms"
+
+
+def main(path):
+    with open(path, encoding="utf-8") as file:
+        bench = json.load(file)
+    host, ceiling = bench["host"], bench["ceiling"]
+    peers = [peer["name"] for peer in bench["rows"][0]["peers"]]
+    print(f"{host['device']}, driver {host['driver']}, CUDA {host['cuda']}, commit `{host['git'][:12]}`; product of two", end=" ")
+    print(f"8192×8192 matrices {ceiling['matmul_tflops']:.0f} TFLOP/s, copy {ceiling['copy_gbps']:.0f} GB/s.")
+    print()
+    columns = ["B,H,T,D", "median", "TFLOP/s", *(f"{name} takes" for name in peers)]
+    print("|", " | ".join(columns), "|")
+    print("|---" * len(columns) + "|")
+    for row in bench["rows"]:
+        shape = row["shape"]
+        name = ",".join(str(shape[key]) for key in ("batch", "heads_q", "t", "d"))
+        name += " causal" if row["mask"] == "causal" else ""
+        found = {peer["name"]: peer for peer in row["peers"]}
+        ratios = [f"{found[peer]['ratio']:.2f}×" if found.get(peer, {}).get("ratio") else "–" for peer in peers]
+        print("|", " | ".join([name, microseconds(row["p50_us"]), f"{row['tflops']:.0f}", *ratios]), "|")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    main(sys.argv[1])
