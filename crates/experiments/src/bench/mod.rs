@@ -4,7 +4,7 @@
 //! - [`measure`] draws operands, holds what a backend makes of them against the oracle, and times it.
 //! - [`Timed`] is how a kind of memory tells the time: the clock of the host, or marks of a device.
 //! - [`Peers`] is the process that measures other people's attention beside it.
-//! - [`Row`] and [`file`] are the result file.
+//! - [`Row`] and [`file()`] are the result file.
 
 mod check;
 mod draw;
