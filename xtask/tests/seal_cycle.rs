@@ -248,7 +248,7 @@ fn evidence_of_a_device_seals_only_the_kernels_that_the_device_ran() {
         "device_evidence = [\"phase0_cuda.json\"]",
     );
     workspace.fails(&["seal", "0"], "names no file");
-    workspace.write("crates/gpu/kernels/sum.cu", "// a kernel\n");
+    workspace.write("crates/contract/kernels/sum.cu", "// a kernel\n");
     workspace.fails(&["seal", "0"], "evidence phase0_cuda.json is missing");
     workspace.fails(&["seal", "0"], "`cargo xtask gpu-bundle` here, `bash run.sh test`");
 
@@ -276,10 +276,10 @@ fn evidence_of_a_device_seals_only_the_kernels_that_the_device_ran() {
     workspace.passes(&["phase-check", "--no-run"]);
     assert!(workspace.read("ROADMAP.md").contains("(docs/results/phase0_cuda.json)"));
 
-    workspace.write("crates/gpu/kernels/sum.cu", "// another kernel\n");
+    workspace.write("crates/contract/kernels/sum.cu", "// another kernel\n");
     workspace.fails(&["phase-check", "--no-run"], "it was made with other kernels");
     workspace.fails(&["phase-check", "--no-run"], "copy out/phase0_cuda.json");
-    workspace.write("crates/gpu/kernels/sum.cu", "// a kernel\n");
+    workspace.write("crates/contract/kernels/sum.cu", "// a kernel\n");
     workspace.passes(&["phase-check", "--no-run"]);
     workspace.replace(FILE, "\"sum\"", "\"another\"");
     workspace.fails(&["phase-check", "--no-run"], "is not the evidence that was sealed");
