@@ -5,13 +5,13 @@
 //! a backward beside it would be opaque.
 
 use theria_contract::{
-    Attention, Checks, DType, Element, Inputs, Precision, Primal, Problem, Refusal, Result, Rule,
+    Attention, Checks, Element, Error, Inputs, Precision, Primal, Problem, Refusal, Result, Rule,
     SavedViewMut, Support,
 };
 
 use super::fused::{FusedForward, Masking, Products, ROOMS, Tiling, room};
-use super::parameters::{Fast, Forward, Halfway};
-use super::refused_by_all;
+use super::parameters::{Fast, Forward, Halfway, whole_vectors};
+use super::refused_on_tensor_cores;
 use super::verify::verify;
 use crate::sources::{FAST_SCORES, FAST_VALUES};
 use crate::{Cuda, CudaWorkspace, KernelSpec, Library, Spec};
@@ -136,8 +136,7 @@ impl<E: Element> Attention<E> for CudaFast {
 
     fn support(&self, problem: &Problem, rule: Rule) -> Support {
         let refusal = match rule {
-            Rule::Forward if problem.dtype() == DType::F64 => Some(Refusal::ElementType(DType::F64)),
-            Rule::Forward => refused_by_all(problem),
+            Rule::Forward => refused_on_tensor_cores(problem),
             // Its backward would be a kernel without a derivative of its own.
             Rule::SecondOrder => Some(Refusal::Opaque),
             Rule::Backward | Rule::Jvp => Some(Refusal::RuleNotImplemented(rule)),
@@ -160,11 +159,11 @@ impl<E: Element> Attention<E> for CudaFast {
         Primal(saved): Primal<SavedViewMut<'_, Cuda, E>>,
         workspace: &mut CudaWorkspace,
     ) -> Result<()> {
-        Attention::<E>::require(self, problem, Rule::Forward)?;
-        verify(&self.cuda, problem, inputs, &saved, workspace, Halfway::of(problem).bytes())?;
-        let vectors = Forward::of(problem, inputs, &saved, 1, 1).vectors();
+        verify::<E>(self, problem, inputs, &saved, workspace)?;
+        let vectors = whole_vectors(inputs, &saved);
         let Some(products) = Products::of(problem.dtype(), self.precision) else {
-            return Attention::<E>::require(self, problem, Rule::Forward);
+            let reason = Refusal::ElementType(problem.dtype());
+            return Err(Error::Refused { backend: "cuda-fast", rule: Rule::Forward, reason });
         };
         let choices = choices(products, room(problem), Masking::of(problem, vectors));
         let forward = Forward::of(problem, inputs, &saved, choices.tiling.rows() as usize, 1);

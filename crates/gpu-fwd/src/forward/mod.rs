@@ -44,6 +44,12 @@ fn refused_by_all(problem: &Problem) -> Option<Refusal> {
     )
 }
 
+/// What no mode on tensor cores serves.
+fn refused_on_tensor_cores(problem: &Problem) -> Option<Refusal> {
+    let double = problem.dtype() == DType::F64;
+    if double { Some(Refusal::ElementType(DType::F64)) } else { refused_by_all(problem) }
+}
+
 /// Every instance that a call of the forward rule can come to on an architecture.
 pub fn kernels(architecture: Architecture) -> Vec<KernelSpec> {
     let reference = ReferenceForward::all().map(|instance| instance.kernel());

@@ -23,7 +23,7 @@ pub struct View {
 
 impl View {
     /// That of a tensor.
-    pub(crate) fn of(tensor: &impl Address) -> Self {
+    pub(crate) fn of(tensor: &(impl Address + ?Sized)) -> Self {
         let [batch, head, row, _] = tensor.layout().strides().map(|stride| stride as i64);
         Self { data: tensor.address(), strides: [batch, head, row] }
     }
@@ -139,6 +139,15 @@ impl Divisor {
     }
 }
 
+/// Whether the rows of a call can be copied sixteen bytes at a time.
+pub(super) fn whole_vectors<E: Element>(
+    inputs: &Inputs<'_, Cuda, E>,
+    saved: &SavedViewMut<'_, Cuda, E>,
+) -> bool {
+    let whole = |tensor: &dyn Address| View::of(tensor).has_whole_vectors(tensor.layout(), size_of::<E>());
+    whole(&inputs.q) && whole(&inputs.k) && whole(&inputs.v) && whole(&saved.output)
+}
+
 /// The argument of every forward kernel.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -171,38 +180,24 @@ impl Forward {
     ) -> Self {
         let shape = problem.shape();
         let (q, k, v) = (View::of(&inputs.q), View::of(&inputs.k), View::of(&inputs.v));
-        let out = View::of(&saved.output);
-        let vectors = [
-            (q, inputs.q.layout()),
-            (k, inputs.k.layout()),
-            (v, inputs.v.layout()),
-            (out, saved.output.layout()),
-        ]
-        .iter()
-        .all(|(view, layout)| view.has_whole_vectors(*layout, size_of::<E>()));
         let (all, tiles) = (shape.batch * shape.heads_q, shape.t.div_ceil(rows));
         let section = (1..=section.min(all)).rev().find(|n| all.is_multiple_of(*n)).unwrap_or(1);
         Self {
             q,
             k,
             v,
-            out,
+            out: View::of(&saved.output),
             lse: View::of(&saved.lse),
             score: Score::of(problem, inputs),
             d: shape.d as i32,
             dv: shape.dv as i32,
-            vectors: i32::from(vectors),
+            vectors: i32::from(whole_vectors(inputs, saved)),
             heads: Divisor::new(shape.heads_q),
             group: Divisor::new(shape.group()),
             section: Divisor::new(section),
             work: Divisor::new(section * tiles),
             tiles: tiles as i32,
         }
-    }
-
-    /// Whether rows can be copied sixteen bytes at a time.
-    pub fn vectors(&self) -> bool {
-        self.vectors != 0
     }
 
     /// Blocks of a launch for this problem: one for each tile of rows of each head.

@@ -120,8 +120,7 @@ impl<E: Element> Attention<E> for CudaRef {
         Primal(saved): Primal<SavedViewMut<'_, Cuda, E>>,
         workspace: &mut CudaWorkspace,
     ) -> Result<()> {
-        Attention::<E>::require(self, problem, Rule::Forward)?;
-        verify(&self.cuda, problem, inputs, &saved, workspace, 0)?;
+        verify::<E>(self, problem, inputs, &saved, workspace)?;
         let parameters = Forward::of(problem, inputs, &saved, ROWS * WARPS, 1);
         // SAFETY: `verify` held the views against the problem and the device, the problem is one that the
         // kernel serves, and all are borrowed while the launch is asked for; whatever is asked of the device

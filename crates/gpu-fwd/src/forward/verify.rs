@@ -4,22 +4,23 @@
 //! methods are public and safe: whoever calls one directly must get an error too, not a launch that reads
 //! or writes beyond memory. This is a handful of comparisons and allocates nothing.
 
-use theria_contract::{Element, Error, Inputs, Problem, Result, Rule, SavedViewMut};
+use theria_contract::{Attention, Element, Error, Inputs, Problem, Result, Rule, SavedViewMut};
 
 use crate::storage::{Address, require_disjoint};
 use crate::{Cuda, CudaWorkspace};
 
-/// Whether a launch with these operands touches their memory only: every shape and the element type are
-/// the problem's, what it declares is there, outputs do not overlap themselves, the scratch has as many
-/// bytes, and everything lies on the device.
+/// Whether a launch with these operands touches their memory only: the backend serves the problem, every
+/// shape and the element type are the problem's, what it declares is there, outputs do not overlap
+/// themselves, the scratch has as many bytes as the backend asks for, and everything lies on its device.
 pub(super) fn verify<E: Element>(
-    cuda: &Cuda,
+    backend: &impl Attention<E, Storage = Cuda>,
     problem: &Problem,
     inputs: &Inputs<'_, Cuda, E>,
     saved: &SavedViewMut<'_, Cuda, E>,
     workspace: &CudaWorkspace,
-    bytes: usize,
 ) -> Result<()> {
+    backend.require(problem, Rule::Forward)?;
+    let cuda = backend.storage();
     if E::DTYPE != problem.dtype() {
         return Err(Error::ElementType { given: E::DTYPE, expected: problem.dtype() });
     }
@@ -34,9 +35,9 @@ pub(super) fn verify<E: Element>(
     output(cuda, "out", &saved.output, shape.output())?;
     output(cuda, "lse", &saved.lse, shape.rows())?;
     cuda.own("the workspace", workspace.device())?;
-    let given = workspace.bytes();
-    if given < bytes {
-        return Err(Error::Workspace { rule: Rule::Forward, needed: bytes, given });
+    let (needed, given) = (backend.workspace_bytes(problem, Rule::Forward), workspace.bytes());
+    if given < needed {
+        return Err(Error::Workspace { rule: Rule::Forward, needed, given });
     }
     Ok(())
 }

@@ -1,13 +1,13 @@
 //! The backend.
 
 use theria_contract::{
-    Attention, Checks, DType, Element, Inputs, Precision, Primal, Problem, Refusal, Result, Rule,
+    Attention, Checks, Element, Error, Inputs, Precision, Primal, Problem, Refusal, Result, Rule,
     SavedViewMut, Support,
 };
 
 use super::{Choice, FusedForward, Occasion, Table};
-use crate::forward::parameters::Forward;
-use crate::forward::refused_by_all;
+use crate::forward::parameters::{Forward, whole_vectors};
+use crate::forward::refused_on_tensor_cores;
 use crate::forward::verify::verify;
 use crate::{Cuda, CudaWorkspace, Library};
 
@@ -101,12 +101,9 @@ impl<E: Element> Attention<E> for CudaFused {
     }
 
     fn support(&self, problem: &Problem, rule: Rule) -> Support {
-        let refusal = if rule != Rule::Forward {
-            Some(Refusal::RuleNotImplemented(rule))
-        } else if problem.dtype() == DType::F64 {
-            Some(Refusal::ElementType(DType::F64))
-        } else {
-            refused_by_all(problem)
+        let refusal = match rule {
+            Rule::Forward => refused_on_tensor_cores(problem),
+            _ => Some(Refusal::RuleNotImplemented(rule)),
         };
         refusal.map_or(Support::Exact, Support::Refused)
     }
@@ -126,11 +123,11 @@ impl<E: Element> Attention<E> for CudaFused {
         Primal(saved): Primal<SavedViewMut<'_, Cuda, E>>,
         workspace: &mut CudaWorkspace,
     ) -> Result<()> {
-        Attention::<E>::require(self, problem, Rule::Forward)?;
-        verify(&self.cuda, problem, inputs, &saved, workspace, 0)?;
-        let vectors = Forward::of(problem, inputs, &saved, 1, 1).vectors();
+        verify::<E>(self, problem, inputs, &saved, workspace)?;
+        let vectors = whole_vectors(inputs, &saved);
         let Some(occasion) = self.occasion(problem, vectors) else {
-            return Attention::<E>::require(self, problem, Rule::Forward);
+            let reason = Refusal::ElementType(problem.dtype());
+            return Err(Error::Refused { backend: "cuda-fused", rule: Rule::Forward, reason });
         };
         let choice = self.table.choice(occasion, self.cuda.device().architecture());
         Ok(self.launch(problem, inputs, &saved, occasion, choice)?)
