@@ -13,6 +13,34 @@ constexpr unsigned FULL_WARP = 0xFFFFFFFFu;
 THERIA_DEVICE float infinity() { return __int_as_float(0x7F800000); }
 THERIA_DEVICE float not_a_number() { return __int_as_float(0x7FC00000); }
 
+// Launches overlap where the hardware can (sm_90 and later): a kernel is started while the one ahead of it in the
+// stream still runs. Every kernel lets the next one start, works out where its own data is, and waits before it
+// touches any memory that another kernel could: then all that was launched before has ended.
+THERIA_DEVICE void let_next_launch_start() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+THERIA_DEVICE void await_launches_ahead() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// The same when these addresses have been worked out. The compiler would do that after the wait; a store to
+// shared memory that no real address allows holds it to the order.
+THERIA_DEVICE void await_launches_ahead(unsigned shared, const void *a, const void *b, const void *c) {
+#if __CUDA_ARCH__ >= 900
+    using Bits = unsigned long long;
+    Bits all = reinterpret_cast<Bits>(a) | reinterpret_cast<Bits>(b) | reinterpret_cast<Bits>(c);
+    asm volatile("{\n"
+                 ".reg .pred none;\n"
+                 "setp.eq.u64 none, %1, 0;\n"
+                 "@none st.shared.u64 [%0], %1;\n"
+                 "}" ::"r"(shared),
+                 "l"(all));
+#endif
+    await_launches_ahead();
+}
 
 THERIA_DEVICE int min_of(int a, int b) { return a < b ? a : b; }
 THERIA_DEVICE int max_of(int a, int b) { return a > b ? a : b; }

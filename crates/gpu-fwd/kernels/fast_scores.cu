@@ -28,16 +28,18 @@ static THERIA_DEVICE void write_weights(const Scores &s, const Fast &p, const Ro
 
 extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(const __grid_constant__ Fast parameters) {
     extern __shared__ __align__(16) unsigned char memory[];
+    let_next_launch_start();
     const Forward &p = parameters.forward;
     int row_warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     Place place(p);
     int block_row = place.tile * BLOCK_ROWS;
     unsigned queries = shared_address(memory), ring = queries + QueryTile::BYTES;
+    await_launches_ahead();
     Rows at(p, place, block_row, row_warp);
     Keys all(p, block_row, at.length);
     bool vectors = MASKING != EVERYTHING || p.vectors;
 
-    load_queries(queries, p, place, block_row, vectors);
+    load_queries(queries, QueryLoader(p.q, place.b, place.h, block_row), p, block_row, vectors);
     Queries q(queries, row_warp);
     State state;
     float factor = exponent_factor(p);

@@ -8,11 +8,13 @@ constexpr int STAGE_BYTES = WeightTile::BYTES + ValueTile::BYTES;
 
 extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(const __grid_constant__ Fast parameters) {
     extern __shared__ __align__(16) unsigned char memory[];
+    let_next_launch_start();
     const Forward &p = parameters.forward;
     int row_warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     Place place(p);
     int block_row = place.tile * BLOCK_ROWS;
     unsigned ring = shared_address(memory);
+    await_launches_ahead();
     Rows at(p, place, block_row, row_warp);
     Keys all(p, block_row, at.length);
     bool vectors = MASKING != EVERYTHING || p.vectors;

@@ -30,11 +30,13 @@ static THERIA_DEVICE void stage(Acc *chunk, const View &from, int b, int h, int 
 
 extern "C" __global__ void __launch_bounds__(WARPS *WARP, 1) kernel(const __grid_constant__ Forward p) {
     extern __shared__ __align__(16) unsigned char memory[];
+    let_next_launch_start();
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     Place place(p);
     int b = place.b, h = place.h, h_kv = place.h_kv;
     int block_row = place.tile * WARPS * ROWS, row = block_row + warp * ROWS;
 
+    await_launches_ahead();
     // Queries as [D][rows of the block], so that those of a warp lie together.
     Acc *queries = reinterpret_cast<Acc *>(memory);
     Acc *chunk = queries + p.d * WARPS * ROWS;

@@ -350,6 +350,9 @@ template <class Math, int ROWS, int COLUMNS, int THREADS> struct Loader {
     THERIA_DEVICE Loader(const View &tensor, int b, int h, int first)
         : from(tensor.at<E>(b, h, first + row()) + column()) {}
 
+    // Steps over rows.
+    THERIA_DEVICE void skip(const View &tensor, int rows) { from += rows * tensor.row; }
+
     // Copies ROWS rows, of which `left` exist, and steps forward. Rows that do not exist and columns from
     // `width` on are zero and are not read.
     THERIA_DEVICE void load(unsigned tile, const View &tensor, int left, int width) {
@@ -377,6 +380,13 @@ template <class Math, int ROWS, int COLUMNS, int THREADS> struct Loader {
             }
         }
         from += ROWS * tensor.row;
+    }
+
+    THERIA_DEVICE void bring(unsigned tile, const View &tensor, int left, int width, bool vectors) {
+        if (vectors)
+            load(tile, tensor, left, width);
+        else
+            load_elements(tile, tensor, left, width);
     }
 
     // The same, one element after the other and at once: for rows that are no whole vectors.

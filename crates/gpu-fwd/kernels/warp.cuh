@@ -145,9 +145,10 @@ struct Keys {
     }
 };
 
+using QueryLoader = Loader<Math, BLOCK_ROWS, D, THREADS>;
+
 // Brings the queries of a block into shared memory.
-static THERIA_DEVICE void load_queries(unsigned tile, const Forward &p, const Place &place, int block_row, bool vectors) {
-    Loader<Math, BLOCK_ROWS, D, THREADS> load(p.q, place.b, place.h, block_row);
+static THERIA_DEVICE void load_queries(unsigned tile, QueryLoader load, const Forward &p, int block_row, bool vectors) {
     if (vectors)
         load.load(tile, p.q, p.score.t - block_row, p.d);
     else
@@ -374,9 +375,14 @@ static THERIA_DEVICE void drop(Scores &s, const Forward &p, const Rows &at, int 
             }
 }
 
-// O and lse of a warp's rows, by way of shared memory of its own: whole vectors go out where they can.
-static THERIA_DEVICE void write(const State &state, unsigned memory, const Forward &p, const Rows &at) {
+// The key group that finishes eight columns of O.
+THERIA_DEVICE constexpr int group_of(int piece) { return piece / ((DV / 16 + KEY_GROUPS - 1) / KEY_GROUPS * 2); }
+
+// O and lse of a warp's rows, by way of shared memory of theirs: whole vectors go out where they can. Each key
+// group brings its columns, and writes its share of the rows.
+static THERIA_DEVICE void write(const State &state, unsigned memory, const Forward &p, const Rows &at, int group = 0) {
     using OutTile = Tile<Math, WARP_ROWS, DV>;
+    constexpr int SHARE = WARP_ROWS / KEY_GROUPS;
     int lane = threadIdx.x % WARP;
     float sum[ROW_TILES][2];
     unsigned empty = 0, lost = 0; // a bit for each row of this lane
@@ -414,16 +420,22 @@ static THERIA_DEVICE void write(const State &state, unsigned memory, const Forwa
                 lse = lost & bit ? not_a_number() : -infinity();
                 weight = lost & bit ? not_a_number() : 0;
             }
-            if (lane % 4 == 0 && at.row(r, half) < p.score.t)
+            if (group == 0 && lane % 4 == 0 && at.row(r, half) < p.score.t)
                 *lse_at = lse;
             lse_at += 8 * p.lse.row;
 #pragma unroll
             for (int n = 0; n < DV / 8; ++n)
-                Math::store_pair(OutTile::at(memory, 16 * r + 8 * half + lane / 4, 8 * n + 2 * (lane % 4)),
+                if (group_of(n) == group)
+                    Math::store_pair(OutTile::at(memory, 16 * r + 8 * half + lane / 4, 8 * n + 2 * (lane % 4)),
                                  state.out[r][n].x[2 * half] * weight, state.out[r][n].x[2 * half + 1] * weight);
         }
-    __syncwarp();
-    OutTile::write(memory, p.out, at.b, at.h, at.first, p.score.t - at.first, p.dv, p.vectors);
+    if (KEY_GROUPS == 1)
+        __syncwarp();
+    else
+        __syncthreads();
+    int first = at.first + group * SHARE;
+    Tile<Math, SHARE, DV>::write(OutTile::at(memory, group * SHARE, 0), p.out, at.b, at.h, first, p.score.t - first, p.dv,
+                                 p.vectors);
 }
 
 } // namespace theria

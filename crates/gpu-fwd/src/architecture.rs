@@ -25,6 +25,11 @@ impl Architecture {
         Self { number: 10 * major + minor, specific: major >= 9 }
     }
 
+    /// Whether a kernel can be started before the one ahead of it has ended.
+    pub(crate) fn overlaps_launches(self) -> bool {
+        self.number >= 90
+    }
+
     /// Bytes of shared memory that one block can have.
     pub fn shared_memory(self) -> u32 {
         1024 * match self.number {

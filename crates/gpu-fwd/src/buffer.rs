@@ -66,10 +66,8 @@ impl Buffer {
         if bytes.is_empty() {
             return Ok(());
         }
-        let stream = self.device.stream()?.waiting()?;
-        // SAFETY: both sides have this many bytes, and the host's live until the stream is done with them.
-        check("cuMemcpyHtoDAsync", unsafe { result::memcpy_htod_async(self.pointer, bytes, *stream) })?;
-        stream.synchronize()
+        // SAFETY: the memory is this buffer's own, and nobody else may hold it while it is borrowed.
+        unsafe { self.device.copy_in(self.pointer, bytes) }
     }
 }
 
@@ -81,11 +79,8 @@ pub(crate) unsafe fn read(device: &Device, pointer: CUdeviceptr, bytes: &mut [u8
     if bytes.is_empty() {
         return Ok(());
     }
-    let stream = device.stream()?.waiting()?;
-    // SAFETY: the caller vouches for the device's side, the slice for the host's; both live until the
-    // stream is done.
-    check("cuMemcpyDtoHAsync", unsafe { result::memcpy_dtoh_async(bytes, pointer, *stream) })?;
-    stream.synchronize()
+    // SAFETY: the caller vouches for it.
+    unsafe { device.copy_out(pointer, bytes) }
 }
 
 impl Drop for Buffer {

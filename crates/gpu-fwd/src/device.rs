@@ -11,7 +11,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use cudarc::driver::sys::{self, CUdevice_attribute, CUmemPool_attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
@@ -21,10 +21,12 @@ use crate::library::Loaded;
 use crate::{Architecture, Compiler, Error, KernelSpec, Result};
 
 mod code;
+mod staging;
 mod turn;
 mod turns;
 
 pub(crate) use code::Code;
+use staging::Staging;
 pub(crate) use turn::{Hold, Released};
 use turns::Turns;
 
@@ -39,6 +41,7 @@ pub struct Device(Arc<Inner>);
 
 struct Inner {
     id: u64,
+    staging: Mutex<Option<Staging>>,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     name: String,
@@ -92,6 +95,7 @@ impl Device {
         let (compiler, turns) = (OnceLock::new(), Turns::new());
         let inner = Inner {
             id: next_id(),
+            staging: Mutex::new(None),
             context,
             stream,
             name,

@@ -21,7 +21,8 @@ use crate::{Device, Error, KernelSpec, Result};
 ///
 /// # Safety
 /// `Parameters` has the layout of the one argument that the source's kernel takes, and a kernel that is
-/// launched with valid parameters reads and writes only the memory that they name.
+/// launched with valid parameters reads and writes only the memory that they name. It touches that memory only
+/// after `await_launches_ahead` (base.cuh): it may be started before the launch ahead of it has ended.
 pub unsafe trait Spec: Copy + Eq + Hash + Debug + Send + Sync {
     /// What a launch is given.
     type Parameters: Copy;
@@ -78,26 +79,34 @@ impl<S: Spec> Library<S> {
         let _span = tracing::trace_span!("launch", kernel = %kernel.name, blocks).entered();
         let stream = self.device.stream()?;
         stream.keep([&kernel]);
+        let (threads, shared) = (kernel.threads, kernel.shared);
+        let mut overlap = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: blocks,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shared,
+            hStream: *stream,
+            attrs: &raw mut overlap,
+            numAttrs: u32::from(self.device.architecture().overlaps_launches()),
+        };
         let mut arguments = [std::ptr::from_ref(parameters).cast_mut().cast::<c_void>()];
         // SAFETY: the function is loaded on the device of the stream, and its code is unloaded when nothing of
         // it runs and no recording keeps it; it takes one argument, which has the layout that it expects
-        // (`Spec`) and is copied by this call; the caller vouches for memory.
+        // (`Spec`) and is copied by this call, as the configuration is; it waits for the launches ahead of it
+        // itself (`Spec`) where they overlap; the caller vouches for memory.
         let outcome = unsafe {
-            sys::cuLaunchKernel(
-                kernel.code.function(),
-                blocks,
-                1,
-                1,
-                kernel.threads,
-                1,
-                1,
-                kernel.shared,
-                *stream,
-                arguments.as_mut_ptr(),
-                std::ptr::null_mut(),
-            )
+            let (function, none) = (kernel.code.function(), std::ptr::null_mut());
+            sys::cuLaunchKernelEx(&raw const config, function, arguments.as_mut_ptr(), none)
         };
-        check("cuLaunchKernel", outcome.result())
+        check("cuLaunchKernelEx", outcome.result())
     }
 
     fn get(&self, spec: S) -> Result<Arc<Loaded>> {

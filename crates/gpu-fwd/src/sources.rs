@@ -29,3 +29,18 @@ pub(crate) const FAST_SCORES: Source =
 /// The forward rule of `cuda-fast`: the product with the values.
 pub(crate) const FAST_VALUES: Source =
     Source { name: "fast_values.cu", text: include_str!("../kernels/fast_values.cu"), headers: HEADERS };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kernel_waits_for_the_launches_ahead_and_lets_the_next_one_start() {
+        for source in [REFERENCE_FORWARD, FUSED_FORWARD, FAST_SCORES, FAST_VALUES] {
+            let kernel = &source.text[source.text.find("__global__").unwrap()..];
+            for call in ["let_next_launch_start();", "await_launches_ahead("] {
+                assert_eq!(kernel.matches(call).count(), 1, "{}: {call}", source.name);
+            }
+        }
+    }
+}

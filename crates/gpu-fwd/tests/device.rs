@@ -32,6 +32,7 @@ fn main() {
     let test_kernels = |name: &str, run| needing(no_device.as_ref().or(no_compiler.as_ref()), name, run);
     let trials = vec![
         test("what_is_uploaded_comes_back_in_every_type_and_layout", round_trips),
+        test("large_tensors_come_back_whole_from_many_threads", large_round_trips),
         test("a_new_tensor_is_zero", zeros),
         test("scratch_is_filled_and_has_the_bytes_asked_for", scratch),
         test("non_finite_elements_are_counted_as_on_the_host", non_finite),
@@ -84,6 +85,27 @@ fn round_trips(cuda: &Cuda) {
     round_trip(cuda, |n| bf16::from_f64(n as f64 / 3.0));
     round_trip(cuda, |n| n as u8);
     round_trip(cuda, |n| n as i32);
+}
+
+/// Copies of many sizes next to what is copied at a time, by threads that share the device. Memory is used again,
+/// so what a copy leaves out has the numbers of another one.
+fn large_round_trips(cuda: &Cuda) {
+    let (small, block) = (64 << 10, 4 << 20);
+    let bytes = [small, small + 4, block - 4, block, block + 4, 4 * block, 4 * block + 4, 9 * block + 12];
+    std::thread::scope(|scope| {
+        for thread in 0..3 {
+            scope.spawn(move || {
+                for (n, bytes) in bytes.into_iter().enumerate() {
+                    let layout = Layout::contiguous([1, 1, 1, bytes / 4]).unwrap();
+                    let seed = (8 * thread + n + 1) as i32;
+                    let tensor = numbers(layout, |i| (i as i32).wrapping_mul(0x9E37_79B1_u32 as i32) ^ seed);
+                    let there = cuda.upload(&tensor).unwrap();
+                    let back = cuda.download(Cuda::view(&there)).unwrap();
+                    assert!(back == tensor, "{bytes} bytes");
+                }
+            });
+        }
+    });
 }
 
 fn zeros(cuda: &Cuda) {

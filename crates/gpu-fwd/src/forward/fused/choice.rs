@@ -37,7 +37,8 @@ impl Choice {
             && step.is_multiple_of(16)
             && (step..=256).contains(&keys)
             && keys.is_multiple_of(step)
-            && (2..=4).contains(&stages)
+            && (1..=4).contains(&stages)
+            && (stages > 1 || keys == step)
             && (1..=8).contains(&blocks)
             && (1..=65_536).contains(&self.section)
             && (vectors..=1024).contains(&self.tiling.threads())
@@ -117,7 +118,8 @@ mod tests {
             Tiling { row_tiles: 0, ..good.tiling },
             Tiling { step: 24, ..good.tiling },
             Tiling { keys: 96, step: 64, ..good.tiling },
-            Tiling { stages: 1, ..good.tiling },
+            Tiling { stages: 0, ..good.tiling },
+            Tiling { keys: 2 * good.tiling.step, stages: 1, ..good.tiling },
             Tiling { keys: 256, stages: 4, ..good.tiling },
             Tiling { row_warps: 8, key_groups: 8, ..good.tiling },
         ];

@@ -120,7 +120,7 @@ pub struct Tiling {
     pub keys: u32,
     /// Keys whose scores are in registers at a time.
     pub step: u32,
-    /// Stages of the ring of keys and values.
+    /// Stages of the ring of keys and values. With one alone, keys and values wait for each other.
     pub stages: u32,
     /// Whether queries stay in registers, or are read again for every step.
     pub q_in_registers: bool,
@@ -191,14 +191,17 @@ impl FusedForward {
         columns * self.products.element() + 16
     }
 
-    /// Bytes of shared memory of a block: queries and the ring, or what the end needs in their place.
+    /// Bytes of shared memory of a block: queries and the ring, or what the end needs in their place, sums of key
+    /// groups and O.
     pub fn shared_bytes(&self) -> u32 {
         let Tiling { key_groups, keys, stages, .. } = self.tiling;
         let row = |columns| self.row_bytes(columns);
         let (rows, stage_keys) = (self.tiling.rows(), keys * key_groups);
         let work = rows * row(self.d) + stages * stage_keys * (row(self.d) + row(self.dv));
-        let sums = rows / 16 * WARP * (self.dv / 8 * 4 + 4) * 4 * (key_groups - 1);
-        work.max(sums).max(rows * row(self.dv))
+        // What each key group hands to the others, in vectors of four sums.
+        let handed = if key_groups == 1 { 0 } else { (key_groups - 1) * self.dv / 8 + key_groups };
+        let end = 16 * rows / 16 * WARP * handed + rows * row(self.dv);
+        work.max(end)
     }
 }
 

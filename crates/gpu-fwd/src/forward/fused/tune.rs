@@ -36,7 +36,7 @@ fn candidates(occasion: Occasion, architecture: Architecture) -> Vec<Choice> {
     for (row_tiles, row_warps) in [(2, 4), (1, 4), (1, 8), (2, 2)] {
         for (keys, step) in [(64, 64), (32, 32), (64, 32), (48, 48), (128, 64), (32, 16), (16, 16)] {
             for &key_groups in key_groups {
-                for stages in [2, 3] {
+                for stages in [1, 2, 3, 4] {
                     for q_in_registers in [true, false] {
                         for blocks in 1..=4 {
                             let numbers = [row_tiles, row_warps, key_groups, keys, step, stages];
