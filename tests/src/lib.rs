@@ -11,3 +11,4 @@ pub mod judging;
 pub mod on_device;
 pub mod problems;
 pub mod proving;
+pub mod wrong_kernels;

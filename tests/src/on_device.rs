@@ -47,11 +47,18 @@ where
     failed
 }
 
-fn sized(batch: usize, heads: [usize; 2], t: usize, m: usize, d: usize, dv: usize) -> ProblemBuilder {
+pub(crate) fn sized(
+    batch: usize,
+    heads: [usize; 2],
+    t: usize,
+    m: usize,
+    d: usize,
+    dv: usize,
+) -> ProblemBuilder {
     Problem::builder(DType::F64).batch(batch).heads(heads[0], heads[1]).lengths(t, m).head_dims(d, dv)
 }
 
-fn named(name: String, builder: ProblemBuilder) -> Case {
+pub(crate) fn named(name: String, builder: ProblemBuilder) -> Case {
     // Names of cases live as long as the process, as those of the standard list do.
     Case::new(Box::leak(name.into_boxed_str()), builder.build().expect("a valid problem"))
 }

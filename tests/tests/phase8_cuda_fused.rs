@@ -6,7 +6,7 @@ use theria_gpu_fwd::Cuda;
 use theria_gpu_fwd::forward::{CudaFused, CudaRef, Table};
 use theria_jvp_hvp::Dense;
 use theria_tests::device::{ByHost, DeviceSuite, conform, standard};
-use theria_tests::on_device;
+use theria_tests::{on_device, wrong_kernels};
 
 /// With the shipped choices: evidence speaks for what is shipped.
 fn fused(cuda: &Cuda) -> CudaFused {
@@ -60,5 +60,15 @@ fn main() {
             on_device::overflow::<f32, _>(cuda, &fused(cuda))
         })
         .test("and_in_bf16", |cuda| on_device::overflow::<bf16, _>(cuda, &fused(cuda)))
+        .test("wrong_kernels_are_noticed", |cuda| {
+            let wrong = |edit| {
+                // SAFETY: none of these changes moves an address.
+                #[allow(unsafe_code)]
+                unsafe {
+                    fused(cuda).with_edit(edit)
+                }
+            };
+            wrong_kernels::noticed(&fused(cuda), wrong, &Dense::new())
+        })
         .run()
 }

@@ -11,6 +11,29 @@ pub struct Source {
     pub headers: &'static [(&'static str, &'static str)],
 }
 
+/// A change of a source's text. Tests make kernels wrong with it, and see whether it is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edit {
+    /// What is there.
+    pub from: &'static str,
+    /// What takes its place.
+    pub to: &'static str,
+}
+
+impl Source {
+    /// This source with a change in its text or in that of a header. `None` unless what is changed is there once.
+    /// The new text is never released.
+    pub fn edited(self, Edit { from, to }: Edit) -> Option<Self> {
+        let texts = self.headers.iter().map(|(_, text)| *text).chain([self.text]);
+        let found: usize = texts.map(|text| text.matches(from).count()).sum();
+        let change = |text: &'static str| -> &'static str {
+            if text.contains(from) { text.replace(from, to).leak() } else { text }
+        };
+        let headers: Vec<_> = self.headers.iter().map(|(name, text)| (*name, change(text))).collect();
+        (found == 1).then(|| Self { text: change(self.text), headers: headers.leak(), ..self })
+    }
+}
+
 /// One instance of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelSpec {
@@ -33,5 +56,21 @@ impl KernelSpec {
     /// The compiler's options.
     pub fn options(&self) -> Vec<String> {
         self.defines.iter().map(|(name, value)| format!("-D{name}={value}")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edit_changes_what_is_there_once_in_a_text_or_a_header() {
+        let source =
+            Source { name: "a.cu", text: "one two two", headers: &[("b.cuh", "three"), ("c.cuh", "four")] };
+        let edited = |from| source.edited(Edit { from, to: "six" });
+        assert_eq!(edited("one").unwrap().text, "six two two");
+        assert_eq!(edited("three").unwrap().headers, [("b.cuh", "six"), ("c.cuh", "four")]);
+        assert_eq!(edited("three").unwrap().text, source.text);
+        assert_eq!([edited("two"), edited("five"), edited("o")], [None; 3]);
     }
 }

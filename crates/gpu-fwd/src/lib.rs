@@ -53,7 +53,7 @@ pub use compiler::{Compiled, Compiler};
 pub use device::Device;
 pub use error::{Error, Result};
 pub use graph::{Graph, Mark};
-pub use kernel::{KernelSpec, Source};
+pub use kernel::{Edit, KernelSpec, Source};
 pub use library::{Library, Spec};
 pub use report::Report;
 pub use sources::HEADERS;

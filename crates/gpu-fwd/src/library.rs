@@ -15,7 +15,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use cudarc::driver::sys;
 
 use crate::device::{Code, check};
-use crate::{Device, Error, KernelSpec, Result};
+use crate::{Device, Edit, Error, KernelSpec, Result};
 
 /// A choice among the instances of a source.
 ///
@@ -44,13 +44,20 @@ pub(crate) struct Loaded {
 #[derive(Debug)]
 pub struct Library<S> {
     device: Device,
+    edit: Option<Edit>,
     loaded: RwLock<HashMap<S, Arc<Loaded>>>,
 }
 
 impl<S: Spec> Library<S> {
     /// An empty one.
     pub fn new(device: Device) -> Self {
-        Self { device, loaded: RwLock::default() }
+        Self { device, edit: None, loaded: RwLock::default() }
+    }
+
+    /// One of kernels with a change in their sources, where there is what is changed.
+    #[must_use]
+    pub(crate) fn edited(device: Device, edit: Edit) -> Self {
+        Self { edit: Some(edit), ..Self::new(device) }
     }
 
     /// Compiles and loads a kernel, so that its first launch does not.
@@ -113,7 +120,11 @@ impl<S: Spec> Library<S> {
         if let Some(kernel) = self.loaded.read().unwrap_or_else(PoisonError::into_inner).get(&spec) {
             return Ok(Arc::clone(kernel));
         }
-        let kernel = Arc::new(load(&self.device, spec.kernel())?);
+        let mut kernel = spec.kernel();
+        if let Some(source) = self.edit.and_then(|edit| kernel.source.edited(edit)) {
+            kernel.source = source;
+        }
+        let kernel = Arc::new(load(&self.device, kernel)?);
         let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
         Ok(Arc::clone(loaded.entry(spec).or_insert(kernel)))
     }

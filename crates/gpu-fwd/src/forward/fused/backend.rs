@@ -9,7 +9,7 @@ use super::{Choice, FusedForward, Occasion, Table};
 use crate::forward::parameters::{Forward, whole_vectors};
 use crate::forward::refused_on_tensor_cores;
 use crate::forward::verify::verify;
-use crate::{Cuda, CudaWorkspace, Library};
+use crate::{Cuda, CudaWorkspace, Edit, Library};
 
 /// Fused attention on tensor cores.
 #[derive(Debug)]
@@ -49,6 +49,19 @@ impl CudaFused {
     #[must_use]
     pub fn with_checks(mut self, checks: Checks) -> Self {
         self.checks = checks;
+        self
+    }
+
+    /// With kernels that have a change in their sources. For tests, which see whether a wrong one is noticed: what is
+    /// launched may be anything that the change makes of it.
+    ///
+    /// # Safety
+    /// The kernels touch no other memory than before.
+    #[doc(hidden)]
+    #[must_use]
+    #[allow(unsafe_code)] // what `Spec` vouches for is left to the caller
+    pub unsafe fn with_edit(mut self, edit: Edit) -> Self {
+        self.kernels = Library::edited(self.cuda.device().clone(), edit);
         self
     }
 
