@@ -7,7 +7,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use theria_contract::{Attention, Checks, Element, Error, Problem, Refusal, Result, Rule, Support};
+use theria_contract::{
+    Attention, Checks, DType, Element, Error, Precision, Problem, Refusal, Result, Rule, Support,
+};
 use theria_gpu_fwd::forward::{CudaFast, CudaFused, CudaRef};
 
 use crate::bench::Timed;
@@ -124,13 +126,17 @@ pub enum Scores {
 backends! {
     // The best one first: `auto` takes the first that serves what is asked.
     CudaFused, "cuda-fused", Streamed, "one kernel on a CUDA device, on tensor cores; f32, f16, bf16",
-        |checks| cuda::kept(checks, CudaFused::new, CudaFused::with_checks);
+        |checks| cuda::kept(checks, |cuda, checks| CudaFused::new(cuda).with_checks(checks));
     Streaming, "streaming", Streamed, "tiles on the CPU, in memory linear in the length",
         |checks| Ok(Arc::new(theria_jvp_hvp::Streaming::new().with_checks(checks)));
     CudaFast, "cuda-fast", Stored, "two kernels on a CUDA device, the weights stored between them; f32, f16, bf16",
-        |checks| cuda::kept(checks, CudaFast::new, CudaFast::with_checks);
+        |checks| cuda::kept(checks, |cuda, checks| CudaFast::new(cuda).with_checks(checks));
     CudaRef, "cuda-ref", Streamed, "plain arithmetic on a CUDA device: every type; what its other kernels are held against",
-        |checks| cuda::kept(checks, CudaRef::new, CudaRef::with_checks);
+        |checks| cuda::kept(checks, |cuda, checks| CudaRef::new(cuda).with_checks(checks));
+    CudaFusedTf32, "cuda-fused-tf32", Streamed, "cuda-fused with f32 operands rounded to TF32: faster, three digits",
+        |checks| cuda::kept(checks, |cuda, checks| CudaFused::new(cuda).with_tf32().with_checks(checks));
+    CudaFastTf32, "cuda-fast-tf32", Stored, "cuda-fast with f32 operands rounded to TF32: three digits",
+        |checks| cuda::kept(checks, |cuda, checks| CudaFast::new(cuda).with_tf32().with_checks(checks));
     Dense, "dense", Stored, "the textbook on the CPU: whole score matrices; the oracle",
         |checks| Ok(Arc::new(theria_jvp_hvp::Dense::new().with_checks(checks)));
 }
@@ -173,6 +179,14 @@ impl Backend {
     /// Whether it computes on a CUDA device.
     pub fn is_cuda(self) -> bool {
         self.name().starts_with("cuda-")
+    }
+
+    /// What its results are as accurate as, for operands of a type.
+    pub fn precision(self, dtype: DType) -> Precision {
+        match (self, dtype) {
+            (Self::CudaFusedTf32 | Self::CudaFastTf32, DType::F32) => Precision::Tf32,
+            _ => Precision::of(dtype),
+        }
     }
 
     /// Why this machine cannot run the backend, if it cannot.
@@ -244,8 +258,6 @@ pub fn names() -> Vec<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use theria_contract::DType;
-
     use super::*;
 
     fn problem(dtype: DType) -> Problem {
@@ -277,6 +289,20 @@ mod tests {
             }
         }
         assert!(Backend::present().any(|backend| backend == Backend::ORACLE));
+    }
+
+    #[test]
+    fn rounded_operands_are_for_those_who_ask() {
+        let f32 = |backend: Backend| backend.precision(DType::F32);
+        let rounded: Vec<_> =
+            Backend::ALL.iter().filter(|backend| f32(**backend) == Precision::Tf32).collect();
+        assert_eq!(rounded, [&Backend::CudaFusedTf32, &Backend::CudaFastTf32]);
+        for rounded in rounded {
+            let exact = Backend::named(rounded.name().strip_suffix("-tf32").unwrap()).unwrap();
+            let place = |backend| Backend::ALL.iter().position(|other| *other == backend).unwrap();
+            assert!(place(exact) < place(*rounded), "auto would take {rounded} before {exact}");
+            assert_eq!(rounded.precision(DType::Bf16), Precision::Bf16);
+        }
     }
 
     #[test]

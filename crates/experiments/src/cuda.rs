@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use theria_contract::{Checks, Problem, Refusal};
-use theria_gpu_fwd::forward::{CudaFused, ReferenceForward};
+use theria_gpu_fwd::forward::{CudaFast, CudaFused, ReferenceForward};
 use theria_gpu_fwd::{Compiler, Cuda, Device, Error, Spec as _};
 
 /// The device of this process, opened when it is first asked for.
@@ -25,33 +25,35 @@ fn ready() -> Result<&'static Device, &'static Error> {
     Ok(device)
 }
 
-/// Backends by type and checks.
+/// Backends by what makes them, and checks.
 type Backends = HashMap<(TypeId, Checks), Arc<dyn Any + Send + Sync>>;
 
 /// A backend on the device of this process. One is kept for each setting of the checks: its kernels
 /// are loaded once.
-pub(crate) fn kept<A: Any + Send + Sync>(
+pub(crate) fn kept<A: Any + Send + Sync, F: Fn(Cuda, Checks) -> A + 'static>(
     checks: Checks,
-    new: fn(Cuda) -> A,
-    with_checks: fn(A, Checks) -> A,
+    make: F,
 ) -> Result<Arc<A>, Refusal> {
     static BACKENDS: Mutex<Option<Backends>> = Mutex::new(None);
     let device = ready().map_err(|error| Refusal::Unavailable(error.to_string()))?;
     let mut backends = BACKENDS.lock().unwrap_or_else(PoisonError::into_inner);
     let made = backends
         .get_or_insert_default()
-        .entry((TypeId::of::<A>(), checks))
-        .or_insert_with(|| Arc::new(with_checks(new(Cuda::new(device.clone())), checks)));
-    Ok(Arc::clone(made).downcast().expect("the type is in the key"))
+        .entry((TypeId::of::<F>(), checks))
+        .or_insert_with(|| Arc::new(make(Cuda::new(device.clone()), checks)));
+    Ok(Arc::clone(made).downcast().expect("one function makes one type"))
 }
 
-/// The kernels that would serve the forward rule of a problem on a device: backend, and name of the
-/// instance.
+/// The kernels that would serve the forward rule of a problem on a device: backend, and names of instances in
+/// the order of their launches.
 pub fn forward_kernels(device: &Device, problem: &Problem) -> Vec<(&'static str, String)> {
-    let fused = CudaFused::new(Cuda::new(device.clone())).choice(problem);
-    let fused = fused.map(|instance| ("cuda-fused", instance.kernel().name));
-    let reference = ("cuda-ref", ReferenceForward::of(problem).kernel().name);
-    fused.into_iter().chain([reference]).collect()
+    let cuda = || Cuda::new(device.clone());
+    let fused = CudaFused::new(cuda()).choice(problem).map(|instance| instance.kernel().name);
+    let fast =
+        CudaFast::new(cuda()).choice(problem).map(|parts| parts.map(|part| part.kernel().name).join(", "));
+    let reference = Some(ReferenceForward::of(problem).kernel().name);
+    let all = [("cuda-fused", fused), ("cuda-fast", fast), ("cuda-ref", reference)];
+    all.into_iter().filter_map(|(backend, kernel)| Some((backend, kernel?))).collect()
 }
 
 /// The newest CUDA that the driver serves: `13.0`.

@@ -96,6 +96,7 @@ pub(super) fn check<E: Element, A: Attention<E>>(
     backend: &A,
     problem: &Problem,
     rule: Rule,
+    precision: Precision,
     drawn: &Drawn<E>,
     outputs: &Outputs<E, A>,
 ) -> anyhow::Result<Checked> {
@@ -131,7 +132,7 @@ pub(super) fn check<E: Element, A: Attention<E>>(
             }
         }
     }
-    Ok(Checked { error, bound: bound(Precision::of(E::DTYPE), rule) })
+    Ok(Checked { error, bound: bound(precision, rule) })
 }
 
 impl Checked {

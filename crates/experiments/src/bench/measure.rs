@@ -61,7 +61,14 @@ impl<E: Element> Visit<E> for Measure<'_, '_> {
         }
         let (mut stage, drawn) = Stage::<E, A>::new(backend, problem, *rule, *seed)?;
         stage.call(0)?;
-        let checked = check::check(backend, problem, *rule, &drawn, stage.outputs())?;
+        let checked = check::check(
+            backend,
+            problem,
+            *rule,
+            self.task.backend.precision(E::DTYPE),
+            &drawn,
+            stage.outputs(),
+        )?;
         drop(drawn);
         let mut measured = Measured {
             times: None,

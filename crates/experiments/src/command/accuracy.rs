@@ -2,7 +2,7 @@
 //! depend on the threads.
 
 use theria_contract::judge::{Output, compare};
-use theria_contract::{Causal, Checks, DType, Element, Precision, Problem, Rule, Support, bound};
+use theria_contract::{Causal, Checks, DType, Element, Problem, Rule, Support, bound};
 
 use crate::backend::{self, Backend, Served};
 use crate::case_file::{Case, CaseError};
@@ -63,7 +63,7 @@ pub(super) fn accuracy<E: Served>(
             })
             .max_by(|a, b| a.1.total_cmp(&b.1))
     };
-    let precision = Precision::of(E::DTYPE);
+    let precision = backend.precision(E::DTYPE);
     Ok(Rule::ALL
         .into_iter()
         .map(|rule| Accuracy {

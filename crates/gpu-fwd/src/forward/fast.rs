@@ -115,6 +115,17 @@ impl CudaFast {
         self
     }
 
+    /// The kernels that serve a problem whose rows are whole vectors, one after the other; `None` where none do.
+    pub fn choice(&self, problem: &Problem) -> Option<[FastForward; 2]> {
+        let choices = self.choices(problem, true)?;
+        Some([Part::Scores, Part::Values].map(|part| FastForward { part, choices }))
+    }
+
+    fn choices(&self, problem: &Problem, vectors: bool) -> Option<FusedForward> {
+        let products = Products::of(problem.dtype(), self.precision)?;
+        Some(choices(products, room(problem), Masking::of(problem, vectors)))
+    }
+
     /// With checks on values, which wait for the device and copy to the host.
     #[must_use]
     pub fn with_checks(mut self, checks: Checks) -> Self {
@@ -127,7 +138,7 @@ impl<E: Element> Attention<E> for CudaFast {
     type Storage = Cuda;
 
     fn name(&self) -> &'static str {
-        "cuda-fast"
+        if self.precision == Precision::Tf32 { "cuda-fast-tf32" } else { "cuda-fast" }
     }
 
     fn storage(&self) -> &Cuda {
@@ -161,11 +172,10 @@ impl<E: Element> Attention<E> for CudaFast {
     ) -> Result<()> {
         verify::<E>(self, problem, inputs, &saved, workspace)?;
         let vectors = whole_vectors(inputs, &saved);
-        let Some(products) = Products::of(problem.dtype(), self.precision) else {
+        let Some(choices) = self.choices(problem, vectors) else {
             let reason = Refusal::ElementType(problem.dtype());
             return Err(Error::Refused { backend: "cuda-fast", rule: Rule::Forward, reason });
         };
-        let choices = choices(products, room(problem), Masking::of(problem, vectors));
         let forward = Forward::of(problem, inputs, &saved, choices.tiling.rows() as usize, 1);
         let parameters = Fast::of(forward, problem, workspace.address());
         for part in [Part::Scores, Part::Values] {

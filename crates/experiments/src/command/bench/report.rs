@@ -1,9 +1,9 @@
 //! The tables of a bench.
 
-use theria_contract::DType;
+use theria_contract::{DType, Precision};
 
 use super::super::console::{self, Console, bytes, scientific};
-use crate::bench::{Ceiling, Host, Row, Times};
+use crate::bench::{Ceiling, Host, Row, Task, Times};
 
 /// Two rounds of theria that differ by more are worth a warning.
 const STEADY: f64 = 1.03;
@@ -78,8 +78,18 @@ pub(super) fn print(
     for note in notes {
         console.line(note)?;
     }
-    if rows.iter().any(|row| row.task.problem.dtype() == DType::F32 && row.task.backend.is_cuda()) {
-        console.line("f32 on a device: products are split in three of TF32, which no ceiling here is of")?;
+    let notes = [
+        (Precision::F32, "f32 on a device: products are split in three of TF32, which no ceiling here is of"),
+        (Precision::Tf32, "f32 on a device: operands are rounded to TF32, which no ceiling here is of"),
+    ];
+    for (precision, note) in notes {
+        let is = |row: &Row| {
+            let Task { backend, problem, .. } = &row.task;
+            backend.is_cuda() && backend.precision(DType::F32) == precision && problem.dtype() == DType::F32
+        };
+        if rows.iter().any(is) {
+            console.line(note)?;
+        }
     }
     Ok(())
 }

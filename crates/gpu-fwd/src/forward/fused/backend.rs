@@ -106,7 +106,7 @@ impl<E: Element> Attention<E> for CudaFused {
     type Storage = Cuda;
 
     fn name(&self) -> &'static str {
-        "cuda-fused"
+        if self.precision == Precision::Tf32 { "cuda-fused-tf32" } else { "cuda-fused" }
     }
 
     fn storage(&self) -> &Cuda {
