@@ -157,22 +157,34 @@ mod tests {
 
     #[test]
     fn what_is_right_is_timed_and_what_is_wrong_or_not_written_has_no_time() {
-        // The last head is held against the oracle, and every element must be there.
-        let small = [1, 2, 32, 8];
+        // The first and the last head are held against the oracle, and every element must be there.
+        let small = [1, 3, 32, 8];
         let right = measured(|_| {}, small);
         assert!(right.checked.passed() && right.times.unwrap().count() == 3);
-        let wrong = measured(|mut out| out.set([0, 1, 31, 7], 1e-3 + out.at([0, 1, 31, 7])), small);
-        assert!(!wrong.checked.passed() && wrong.times.is_none() && wrong.checked.error < 1.0);
-        let missing = measured(|mut out| out.set([0, 0, 3, 0], f64::NAN), small);
+        let mistakes: [fn(TensorViewMut<'_, f64>); 2] = [
+            |mut out| out.set([0, 2, 31, 7], 1e-3 + out.at([0, 2, 31, 7])),
+            |mut out| out.set([0, 0, 0, 0], 1e-3 + out.at([0, 0, 0, 0])),
+        ];
+        for mistake in mistakes {
+            let wrong = measured(mistake, small);
+            assert!(!wrong.checked.passed() && wrong.times.is_none() && wrong.checked.error < 1.0);
+        }
+        let missing = measured(|mut out| out.set([0, 1, 3, 0], f64::NAN), small);
         assert!(missing.checked.error.is_infinite() && missing.times.is_none());
     }
 
     #[test]
-    fn of_a_long_sequence_the_last_rows_are_held_against_the_oracle() {
+    fn of_a_long_sequence_the_first_and_the_last_rows_are_held_against_the_oracle() {
         let long = [1, 1, 1100, 4];
         assert!(measured(|_| {}, long).checked.passed());
-        let wrong = measured(|mut out| out.set([0, 0, 1040, 1], 0.5 + out.at([0, 0, 1040, 1])), long);
-        assert!(!wrong.checked.passed() && wrong.times.is_none());
+        let mistakes: [fn(TensorViewMut<'_, f64>); 2] = [
+            |mut out| out.set([0, 0, 1040, 1], 0.5 + out.at([0, 0, 1040, 1])),
+            |mut out| out.set([0, 0, 60, 1], 0.5 + out.at([0, 0, 60, 1])),
+        ];
+        for mistake in mistakes {
+            let wrong = measured(mistake, long);
+            assert!(!wrong.checked.passed() && wrong.times.is_none());
+        }
     }
 
     #[test]
