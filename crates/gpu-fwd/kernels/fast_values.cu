@@ -50,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
 #pragma unroll
             for (int r = 0; r < ROW_TILES; ++r)
                 a[k][r] = Math::load_a<WeightTile::PITCH>(WeightTile::at(weights, 16 * r, k * Math::K), lane);
-        add_product<true, true>(state, a, values, KEYS);
+        add_product<true, true>(state.out, a, values, KEYS);
     }
     await_copies<0>();
     __syncthreads();

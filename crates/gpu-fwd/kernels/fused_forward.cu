@@ -231,15 +231,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
                 load_keys(stage + 1, 0);
                 commit_copies();
                 if (here)
-                    add_values<false>(state, s, v, whole ? STEP : at.to - key0);
+                    add_values<false>(state.out, s, v, whole ? STEP : at.to - key0);
             } else if (!here) {
                 continue;
             } else if (whole) {
                 weigh<true>(state, s, trusted, q, k, p, at, key0, factor);
-                add_values<true>(state, s, v, STEP);
+                add_values<true>(state.out, s, v, STEP);
             } else {
                 weigh<false>(state, s, trusted, q, k, p, at, key0, factor);
-                add_values<false>(state, s, v, at.to - key0);
+                add_values<false>(state.out, s, v, at.to - key0);
             }
         }
     }

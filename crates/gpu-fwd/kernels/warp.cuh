@@ -37,9 +37,12 @@ using QueryTile = Tile<Math, BLOCK_ROWS, D>;
 using KeyTile = Tile<Math, STAGE_KEYS, D>;
 using ValueTile = Tile<Math, STAGE_KEYS, DV>;
 
+// Sums of a warp's rows.
+using Sums = Piece[ROW_TILES][DV / 8];
+
 // What a warp carries along the keys. Each lane has two rows of each of its row tiles.
 struct State {
-    Piece out[ROW_TILES][DV / 8];
+    Sums out;
     float top[ROW_TILES][2]; // the score that exponents are taken against; -inf until a key is seen
     float sum[ROW_TILES][2]; // of the columns of this lane
 
@@ -162,15 +165,10 @@ static THERIA_DEVICE float exponent_factor(const Forward &p) {
 
 using Scores = Piece[ROW_TILES][STEP / 8];
 
-// S = Q·Kᵀ of the first `count` keys of a step, without scale.
+// S += Q·Kᵀ of the first `count` keys of a step, without scale.
 template <bool WHOLE>
-static THERIA_DEVICE void multiply_keys(Scores &s, const Queries &q, unsigned keys, int count) {
+static THERIA_DEVICE void add_keys(Scores &s, const Queries &q, unsigned keys, int count) {
     int lane = threadIdx.x % WARP;
-#pragma unroll
-    for (int r = 0; r < ROW_TILES; ++r)
-#pragma unroll
-        for (int n = 0; n < STEP / 8; ++n)
-            s[r][n] = {};
 #pragma unroll DEPTH_AT_ONCE
     for (int k = 0; k < D / Math::K; ++k) {
         Math::A a[ROW_TILES];
@@ -192,6 +190,17 @@ static THERIA_DEVICE void multiply_keys(Scores &s, const Queries &q, unsigned ke
     }
 }
 
+// S = Q·Kᵀ of the first `count` keys of a step, without scale.
+template <bool WHOLE>
+static THERIA_DEVICE void multiply_keys(Scores &s, const Queries &q, unsigned keys, int count) {
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int n = 0; n < STEP / 8; ++n)
+            s[r][n] = {};
+    add_keys<WHOLE>(s, q, keys, count);
+}
+
 // O += A·V of some keys: all of them, or the first `count`. MATCHING: A was loaded, and does not come from
 // accumulators.
 //
@@ -199,7 +208,7 @@ static THERIA_DEVICE void multiply_keys(Scores &s, const Queries &q, unsigned ke
 // little, always downwards. Where that matters these keys are summed on their own, and added by an addition that
 // rounds.
 template <bool WHOLE, bool MATCHING, int DEPTHS>
-static THERIA_DEVICE void add_product(State &state, const Math::A (&a)[DEPTHS][ROW_TILES], unsigned values, int count) {
+static THERIA_DEVICE void add_product(Sums &out, const Math::A (&a)[DEPTHS][ROW_TILES], unsigned values, int count) {
     int lane = threadIdx.x % WARP;
 #pragma unroll
     for (int n = 0; n < DV / 16; ++n) {
@@ -208,7 +217,7 @@ static THERIA_DEVICE void add_product(State &state, const Math::A (&a)[DEPTHS][R
         for (int r = 0; r < ROW_TILES; ++r)
 #pragma unroll
             for (int c = 0; c < 2; ++c)
-                sum[r][c] = Math::ROUNDED_SUMS ? Piece{} : state.out[r][2 * n + c];
+                sum[r][c] = Math::ROUNDED_SUMS ? Piece{} : out[r][2 * n + c];
 #pragma unroll
         for (int k = 0; k < DEPTHS; ++k) {
             if (!WHOLE && Math::K * k >= count)
@@ -229,7 +238,7 @@ static THERIA_DEVICE void add_product(State &state, const Math::A (&a)[DEPTHS][R
         for (int r = 0; r < ROW_TILES; ++r)
 #pragma unroll
             for (int c = 0; c < 8; ++c) {
-                float &x = state.out[r][2 * n + c / 4].x[c % 4];
+                float &x = out[r][2 * n + c / 4].x[c % 4];
                 x = Math::ROUNDED_SUMS ? x + sum[r][c / 4].x[c % 4] : sum[r][c / 4].x[c % 4];
             }
     }
@@ -237,7 +246,7 @@ static THERIA_DEVICE void add_product(State &state, const Math::A (&a)[DEPTHS][R
 
 // O += P·V of the first `count` keys of a step.
 template <bool WHOLE>
-static THERIA_DEVICE void add_values(State &state, const Scores &s, unsigned values, int count) {
+static THERIA_DEVICE void add_values(Sums &out, const Scores &s, unsigned values, int count) {
     if constexpr (Math::ROUNDED_SUMS) {
         Math::A a[STEP / Math::K][ROW_TILES];
 #pragma unroll
@@ -245,7 +254,7 @@ static THERIA_DEVICE void add_values(State &state, const Scores &s, unsigned val
 #pragma unroll
             for (int r = 0; r < ROW_TILES; ++r)
                 a[k][r] = Math::from_pieces(&s[r][k * Math::PIECES]);
-        add_product<WHOLE, false>(state, a, values, count);
+        add_product<WHOLE, false>(out, a, values, count);
     } else {
         // One piece of P after the other: fewer registers hold operands.
 #pragma unroll
@@ -256,7 +265,7 @@ static THERIA_DEVICE void add_values(State &state, const Scores &s, unsigned val
 #pragma unroll
             for (int r = 0; r < ROW_TILES; ++r)
                 a[0][r] = Math::from_pieces(&s[r][k * Math::PIECES]);
-            add_product<true, false>(state, a, ValueTile::at(values, k * Math::K, 0), Math::K);
+            add_product<true, false>(out, a, ValueTile::at(values, k * Math::K, 0), Math::K);
         }
     }
 }
