@@ -387,12 +387,36 @@ static THERIA_DEVICE void drop(Scores &s, const Forward &p, const Rows &at, int 
 // The key group that finishes eight columns of O.
 THERIA_DEVICE constexpr int group_of(int piece) { return piece / ((DV / 16 + KEY_GROUPS - 1) / KEY_GROUPS * 2); }
 
-// O and lse of a warp's rows, by way of shared memory of theirs: whole vectors go out where they can. Each key
-// group brings its columns, and writes its share of the rows.
-static THERIA_DEVICE void write(const State &state, unsigned memory, const Forward &p, const Rows &at, int group = 0) {
+// Rows of a warp, each times its weight, by way of shared memory of theirs: whole vectors go out where they can.
+// Each key group brings its columns, and writes its share of the rows.
+static THERIA_DEVICE void put(const Sums &out, const float (&weight)[ROW_TILES][2], unsigned memory, const View &to,
+                              const Forward &p, const Rows &at, int group = 0) {
     using OutTile = Tile<Math, WARP_ROWS, DV>;
     constexpr int SHARE = WARP_ROWS / KEY_GROUPS;
     int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+#pragma unroll
+            for (int n = 0; n < DV / 8; ++n)
+                if (group_of(n) == group)
+                    Math::store_pair(OutTile::at(memory, 16 * r + 8 * half + lane / 4, 8 * n + 2 * (lane % 4)),
+                                     out[r][n].x[2 * half] * weight[r][half],
+                                     out[r][n].x[2 * half + 1] * weight[r][half]);
+    if (KEY_GROUPS == 1)
+        __syncwarp();
+    else
+        __syncthreads();
+    int first = at.first + group * SHARE;
+    Tile<Math, SHARE, DV>::write(OutTile::at(memory, group * SHARE, 0), to, at.b, at.h, first, p.score.t - first, p.dv,
+                                 p.vectors);
+}
+
+// O and lse of a warp's rows.
+static THERIA_DEVICE void write(const State &state, unsigned memory, const Forward &p, const Rows &at, int group = 0) {
+    int lane = threadIdx.x % WARP;
+    float weight[ROW_TILES][2];
     float sum[ROW_TILES][2];
     unsigned empty = 0, lost = 0; // a bit for each row of this lane
 #pragma unroll
@@ -424,27 +448,16 @@ static THERIA_DEVICE void write(const State &state, unsigned memory, const Forwa
         for (int half = 0; half < 2; ++half) {
             unsigned bit = 1 << (2 * r + half);
             float lse = Reference(state.top[r][half], factor).lse(sum[r][half], factor);
-            float weight = __fdividef(float(p.score.kept), sum[r][half]);
+            weight[r][half] = __fdividef(float(p.score.kept), sum[r][half]);
             if (empty & bit) {
                 lse = lost & bit ? not_a_number() : -infinity();
-                weight = lost & bit ? not_a_number() : 0;
+                weight[r][half] = lost & bit ? not_a_number() : 0;
             }
             if (group == 0 && lane % 4 == 0 && at.row(r, half) < p.score.t)
                 *lse_at = lse;
             lse_at += 8 * p.lse.row;
-#pragma unroll
-            for (int n = 0; n < DV / 8; ++n)
-                if (group_of(n) == group)
-                    Math::store_pair(OutTile::at(memory, 16 * r + 8 * half + lane / 4, 8 * n + 2 * (lane % 4)),
-                                 state.out[r][n].x[2 * half] * weight, state.out[r][n].x[2 * half + 1] * weight);
         }
-    if (KEY_GROUPS == 1)
-        __syncwarp();
-    else
-        __syncthreads();
-    int first = at.first + group * SHARE;
-    Tile<Math, SHARE, DV>::write(OutTile::at(memory, group * SHARE, 0), p.out, at.b, at.h, first, p.score.t - first, p.dv,
-                                 p.vectors);
+    put(state.out, weight, memory, p.out, p, at, group);
 }
 
 } // namespace theria
