@@ -165,6 +165,14 @@ static THERIA_DEVICE float exponent_factor(const Forward &p) {
 
 using Scores = Piece[ROW_TILES][STEP / 8];
 
+static THERIA_DEVICE void clear(Scores &s) {
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int n = 0; n < STEP / 8; ++n)
+            s[r][n] = {};
+}
+
 // S += Q·Kᵀ of the first `count` keys of a step, without scale.
 template <bool WHOLE>
 static THERIA_DEVICE void add_keys(Scores &s, const Queries &q, unsigned keys, int count) {
@@ -193,11 +201,7 @@ static THERIA_DEVICE void add_keys(Scores &s, const Queries &q, unsigned keys, i
 // S = Q·Kᵀ of the first `count` keys of a step, without scale.
 template <bool WHOLE>
 static THERIA_DEVICE void multiply_keys(Scores &s, const Queries &q, unsigned keys, int count) {
-#pragma unroll
-    for (int r = 0; r < ROW_TILES; ++r)
-#pragma unroll
-        for (int n = 0; n < STEP / 8; ++n)
-            s[r][n] = {};
+    clear(s);
     add_keys<WHOLE>(s, q, keys, count);
 }
 

@@ -1,0 +1,315 @@
+// JVP of `cuda-fused`, portable family: one sweep over the keys, nothing of size T×M.
+//
+//     S  = scale·Q·Kᵀ + bias                    P = exp(S - lse)
+//     S' = scale·(Q'·Kᵀ + Q·K'ᵀ) + bias'        H = P ∘ (S' - c)
+//     A += (H ∘ Z)·V + (P ∘ Z)·V'               Σ += rowsum(P)        m += rowsum(H)
+//
+//     μ = c + m / Σ           O' = A / Σ - (m / Σ)·O
+//
+// The rule has S' - μ where this has S' - c. For any c of a row
+//
+//     Σ_j P_j (S'_j - μ) v_j  =  Σ_j P_j (S'_j - c) v_j  -  (μ - c)·O
+//
+// so μ need not be known before the sweep. O is subtracted as it was saved, rounded to the element type. For f32 that
+// is as good as the sums, and c is 0. For 16-bit types c is the mean of S' over the first keys that have any weight:
+// μ - c is small then, and so are H, which is rounded to be multiplied, and what is subtracted.
+#include "rules.cuh"
+#include "warp.cuh"
+
+using namespace theria;
+
+constexpr int STAGE_BYTES = 2 * (KeyTile::BYTES + ValueTile::BYTES);
+constexpr bool CENTRED = sizeof(E) == 2;
+// What is summed with another c than the last may be this part of a row's weight: less than what rounding takes.
+constexpr float NEGLIGIBLE = 1.0f / 4096;
+
+// What a warp carries along the keys. Each lane has two rows of each of its row tiles.
+struct Moving {
+    Sums out;                   // A
+    float sum[ROW_TILES][2];    // of P, in the columns of this lane
+    float dot[ROW_TILES][2];    // of H
+    float centre[ROW_TILES][2]; // c
+
+    THERIA_DEVICE Moving() : out{}, sum{}, dot{}, centre{} {}
+};
+
+// lse of a warp's rows, ready to be subtracted.
+struct Origins {
+    float lse[ROW_TILES][2];
+    bool large; // some are so large that the difference must be taken before it is scaled
+
+    THERIA_DEVICE Origins(const Forward &p, const Rows &at) : large(false) {
+#pragma unroll
+        for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                int i = at.row(r, half);
+                float &x = lse[r][half];
+                x = i < p.score.t ? *p.lse.at<float>(at.b, at.h, i) : 0;
+                if (x == -infinity())
+                    x = 0; // nothing is seen: every score is -inf
+                large = large || !(fabsf(x * LOG2_E) < Reference::LARGE);
+            }
+        large = __any_sync(FULL_WARP, large);
+    }
+};
+
+// P in place of S.
+static THERIA_DEVICE void weigh(Scores &s, const Origins &origins, float scale) {
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+            float lse = origins.lse[r][c / 2];
+#pragma unroll
+            for (int n = 0; n < STEP / 8; ++n) {
+                float &x = s[r][n].x[c];
+                x = exp2_of(origins.large ? fmaf(x, scale, -lse) * LOG2_E : fmaf(x, scale * LOG2_E, -lse * LOG2_E));
+            }
+        }
+}
+
+// Finds c of rows that have next to no weight yet. Whether all rows have it.
+static THERIA_DEVICE bool settle(Moving &state, const Scores &p, const Scores &s_tangent, float scale) {
+    bool settled = true;
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            float before = state.sum[r][half], here = 0, moved = 0;
+#pragma unroll
+            for (int n = 0; n < STEP / 8; ++n)
+#pragma unroll
+                for (int c = 2 * half; c < 2 * half + 2; ++c) {
+                    here += p[r][n].x[c];
+                    moved += p[r][n].x[c] * s_tangent[r][n].x[c];
+                }
+#pragma unroll
+            for (int step = 1; step < 4; step *= 2) {
+                before += __shfl_xor_sync(FULL_WARP, before, step);
+                here += __shfl_xor_sync(FULL_WARP, here, step);
+                moved += __shfl_xor_sync(FULL_WARP, moved, step);
+            }
+            if (before < NEGLIGIBLE && here > before) {
+                float centre = __fdividef(moved * scale, here);
+                state.dot[r][half] += state.sum[r][half] * (state.centre[r][half] - centre);
+                state.centre[r][half] = centre;
+            }
+            settled = settled && !(before + here < NEGLIGIBLE);
+        }
+    return __all_sync(FULL_WARP, settled);
+}
+
+// H in place of S', and the sums of P and H.
+static THERIA_DEVICE void move(Moving &state, const Scores &p, Scores &s_tangent, float scale) {
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int c = 0; c < 4; ++c)
+#pragma unroll
+            for (int n = 0; n < STEP / 8; ++n) {
+                float &x = s_tangent[r][n].x[c];
+                x = p[r][n].x[c] * fmaf(x, scale, -state.centre[r][c / 2]);
+                state.sum[r][c / 2] += p[r][n].x[c];
+                state.dot[r][c / 2] += x;
+            }
+}
+
+// S' = Q'·Kᵀ and S = Q·Kᵀ of the first `count` keys: keys are read once for both.
+template <bool WHOLE>
+static THERIA_DEVICE void multiply_both(Scores &s, Scores &s_tangent, const Queries &q, const Queries &q_tangent, unsigned keys,
+                                        int count) {
+    int lane = threadIdx.x % WARP;
+    clear(s);
+    clear(s_tangent);
+#pragma unroll DEPTH_AT_ONCE
+    for (int k = 0; k < D / Math::K; ++k) {
+        Math::A a[ROW_TILES], a_tangent[ROW_TILES];
+#pragma unroll
+        for (int r = 0; r < ROW_TILES; ++r) {
+            a[r] = q.at(r, k);
+            a_tangent[r] = q_tangent.at(r, k);
+        }
+#pragma unroll
+        for (int n = 0; n < STEP / 16; ++n) {
+            if (!WHOLE && 16 * n >= count)
+                break;
+            Math::B b[2];
+            Math::load_b_rows<KeyTile::PITCH>(b, KeyTile::at(keys, 16 * n, k * Math::K), lane);
+#pragma unroll
+            for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+                for (int c = 0; c < 2; ++c) {
+                    Math::multiply(s[r][2 * n + c], a[r], b[c]);
+                    Math::multiply(s_tangent[r][2 * n + c], a_tangent[r], b[c]);
+                }
+        }
+    }
+}
+
+// What only some kernels look at: scale and bias' of S'.
+static THERIA_DEVICE void look_tangent(Scores &s_tangent, const Rules &p, const Rows &at, int key0) {
+    if (MASKING != EVERYTHING)
+        return;
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int n = 0; n < STEP / 8; ++n)
+#pragma unroll
+            for (int c = 0; c < 4; ++c) {
+                float &x = s_tangent[r][n].x[c];
+                int i = at.row(r, c / 2), j = key0 + 8 * n + 2 * (lane % 4) + c % 2;
+                x *= float(p.forward.score.scale);
+                if (p.bias_tangent.data && i < p.forward.score.t && j < at.length)
+                    x += Element<E>::to_acc(static_cast<const E *>(p.bias_tangent.data)[p.bias_tangent.offset(at.b, at.h, i, j)]);
+            }
+}
+
+// O' and μ of a warp's rows.
+static THERIA_DEVICE void finish(Moving &state, unsigned memory, const Rules &p, const Rows &at) {
+    int lane = threadIdx.x % WARP;
+    float weight[ROW_TILES][2];
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            float sum = state.sum[r][half], dot = state.dot[r][half];
+#pragma unroll
+            for (int step = 1; step < 4; step *= 2) {
+                sum += __shfl_xor_sync(FULL_WARP, sum, step);
+                dot += __shfl_xor_sync(FULL_WARP, dot, step);
+            }
+            int i = at.row(r, half);
+            bool there = i < p.forward.score.t;
+            float lse = there ? *p.forward.lse.at<float>(at.b, at.h, i) : 0;
+            // A row without weight and without lse sees nothing. One that has but one of the two was handed over wrongly.
+            bool blind = lse == -infinity() && sum == 0;
+            bool wrong = (lse == -infinity()) != (sum == 0);
+            float shift = blind ? 0 : wrong ? not_a_number() : __fdividef(dot, sum), mu = shift + state.centre[r][half];
+            weight[r][half] = 1;
+            float scaled = blind ? 0 : __fdividef(float(p.forward.score.kept), sum);
+            if (lane % 4 == 0 && there)
+                *p.mu.at<float>(at.b, at.h, i) = mu;
+            const E *saved = p.forward.out.at<E>(at.b, at.h, min_of(i, p.forward.score.t - 1));
+#pragma unroll
+            for (int n = 0; n < DV / 8; ++n)
+#pragma unroll
+                for (int c = 0; c < 2; ++c) {
+                    int column = 8 * n + 2 * (lane % 4) + c;
+                    float o = column < p.forward.dv ? Element<E>::to_acc(saved[column]) : 0;
+                    float &x = state.out[r][n].x[2 * half + c];
+                    x = fmaf(x, scaled, -shift * o);
+                }
+        }
+    put(state.out, weight, memory, p.out_tangent, p.forward, at);
+}
+
+// A step of keys at `k`, those of K' behind them, and of values at `v`, those of V' behind them.
+template <bool WHOLE>
+static THERIA_DEVICE void step(Moving &state, bool &settled, const Queries &q, const Queries &q_tangent, unsigned k, unsigned v,
+                               const Rules &p, const Rows &at, int key0, const Origins &origins, float scale) {
+    Scores s, s_tangent;
+    int count = at.to - key0;
+    if (p.q_tangent.data) {
+        multiply_both<WHOLE>(s, s_tangent, q, q_tangent, k, count);
+    } else {
+        multiply_keys<WHOLE>(s, q, k, count);
+        clear(s_tangent);
+    }
+    if (p.k_tangent.data)
+        add_keys<WHOLE>(s_tangent, q, k + KeyTile::BYTES, count);
+    look<WHOLE>(s, p.forward, at, key0);
+    look_tangent(s_tangent, p, at, key0);
+    weigh(s, origins, scale);
+    if (CENTRED && !settled)
+        settled = settle(state, s, s_tangent, scale);
+    move(state, s, s_tangent, scale);
+    drop(s, p.forward, at, key0);
+    drop(s_tangent, p.forward, at, key0);
+    add_values<WHOLE>(state.out, s_tangent, v, count);
+    if (p.v_tangent.data)
+        add_values<WHOLE>(state.out, s, v + ValueTile::BYTES, count);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(const __grid_constant__ Rules parameters) {
+    extern __shared__ __align__(16) unsigned char memory[];
+    let_next_launch_start();
+    const Forward &p = parameters.forward;
+    int row_warp = threadIdx.x / WARP;
+    Place place(p);
+    int block_row = place.tile * BLOCK_ROWS;
+    unsigned queries = shared_address(memory), queries_tangent = queries + QueryTile::BYTES;
+    unsigned ring = queries_tangent + QueryTile::BYTES;
+    bool vectors = MASKING != EVERYTHING || p.vectors;
+    bool q_moves = parameters.q_tangent.data, k_moves = parameters.k_tangent.data, v_moves = parameters.v_tangent.data;
+    QueryLoader load_q(p.q, place.b, place.h, block_row), load_qt(parameters.q_tangent, place.b, place.h, block_row);
+    Loader<Math, STAGE_KEYS, D, THREADS> load_k(p.k, place.b, place.h_kv, 0), load_kt(parameters.k_tangent, place.b, place.h_kv, 0);
+    Loader<Math, STAGE_KEYS, DV, THREADS> load_v(p.v, place.b, place.h_kv, 0), load_vt(parameters.v_tangent, place.b, place.h_kv, 0);
+
+    await_launches_ahead(queries, load_q.from, load_k.from, load_v.from);
+    Rows at(p, place, block_row, row_warp);
+    Keys all(p, block_row, at.length);
+    if (MASKING != LENGTHS) {
+        load_k.skip(p.k, all.begin);
+        load_v.skip(p.v, all.begin);
+        load_kt.skip(parameters.k_tangent, all.begin);
+        load_vt.skip(parameters.v_tangent, all.begin);
+    }
+    auto load_stage = [&](int stage, int slot) {
+        int key0 = all.begin + stage * STAGE_KEYS, left = at.length - key0;
+        unsigned keys = ring + slot * STAGE_BYTES, values = keys + 2 * KeyTile::BYTES;
+        if (key0 < all.end) {
+            load_k.bring(keys, p.k, left, p.d, vectors);
+            load_v.bring(values, p.v, left, p.dv, vectors);
+            if (k_moves)
+                load_kt.bring(keys + KeyTile::BYTES, parameters.k_tangent, left, p.d, vectors);
+            if (v_moves)
+                load_vt.bring(values + ValueTile::BYTES, parameters.v_tangent, left, p.dv, vectors);
+        }
+        commit_copies();
+    };
+
+    load_queries(queries, load_q, p, block_row, vectors);
+    if (q_moves)
+        load_qt.bring(queries_tangent, parameters.q_tangent, p.score.t - block_row, p.d, vectors);
+#pragma unroll
+    for (int stage = 0; stage < STAGES - 1; ++stage)
+        load_stage(stage, stage);
+
+    Queries q(queries, row_warp), q_tangent(queries_tangent, row_warp);
+    Origins origins(p, at);
+    if (Q_IN_REGISTERS) {
+        await_copies<STAGES - 2>();
+        __syncthreads();
+        q.keep();
+        if (q_moves)
+            q_tangent.keep();
+    }
+
+    Moving state;
+    float scale = MASKING == EVERYTHING ? 1 : float(p.score.scale);
+    int slot = 0;
+    bool settled = !CENTRED;
+    for (int stage = 0; all.begin + stage * STAGE_KEYS < all.end; ++stage) {
+        await_copies<STAGES - 2>();
+        __syncthreads();
+        load_stage(stage + STAGES - 1, slot == 0 ? STAGES - 1 : slot - 1);
+        unsigned keys = ring + slot * STAGE_BYTES, values = keys + 2 * KeyTile::BYTES;
+        slot = slot + 1 == STAGES ? 0 : slot + 1;
+#pragma unroll
+        for (int n = 0; n < KEYS; n += STEP) {
+            int key0 = all.begin + stage * STAGE_KEYS + n;
+            if (!at.concerned(key0))
+                continue;
+            unsigned k = KeyTile::at(keys, n, 0), v = ValueTile::at(values, n, 0);
+            if (MASKING != EVERYTHING && at.whole(key0))
+                step<true>(state, settled, q, q_tangent, k, v, parameters, at, key0, origins, scale);
+            else
+                step<false>(state, settled, q, q_tangent, k, v, parameters, at, key0, origins, scale);
+        }
+    }
+    await_copies<0>();
+    __syncthreads();
+    finish(state, shared_address(memory) + row_warp * Tile<Math, WARP_ROWS, DV>::BYTES, parameters, at);
+}
