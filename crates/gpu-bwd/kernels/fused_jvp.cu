@@ -202,7 +202,7 @@ static THERIA_DEVICE void finish(Moving &state, unsigned memory, const Rules &p,
                     x = fmaf(x, scaled, -shift * o);
                 }
         }
-    put(state.out, weight, memory, p.out_tangent, p.forward, at);
+    put(state.out, weight, memory, p.out_tangent, p.forward.dv, p.forward, at);
 }
 
 // A step of keys at `k`, those of K' behind them, and of values at `v`, those of V' behind them.

@@ -10,6 +10,10 @@ struct Rules {
     View q_tangent, k_tangent, v_tangent;
     Broadcast bias_tangent;
     View out_tangent, mu; // made by the JVP
+    View g, g_tangent;    // cotangent of O, and its tangent
+    float *statistics;    // a record of each query of all heads: see curve.cuh
+    int padded;           // records of a head
+    View dq, dk, dv;      // or their tangents
 };
 
 } // namespace theria

@@ -394,7 +394,7 @@ THERIA_DEVICE constexpr int group_of(int piece) { return piece / ((DV / 16 + KEY
 // Rows of a warp, each times its weight, by way of shared memory of theirs: whole vectors go out where they can.
 // Each key group brings its columns, and writes its share of the rows.
 static THERIA_DEVICE void put(const Sums &out, const float (&weight)[ROW_TILES][2], unsigned memory, const View &to,
-                              const Forward &p, const Rows &at, int group = 0) {
+                              int width, const Forward &p, const Rows &at, int group = 0) {
     using OutTile = Tile<Math, WARP_ROWS, DV>;
     constexpr int SHARE = WARP_ROWS / KEY_GROUPS;
     int lane = threadIdx.x % WARP;
@@ -413,7 +413,7 @@ static THERIA_DEVICE void put(const Sums &out, const float (&weight)[ROW_TILES][
     else
         __syncthreads();
     int first = at.first + group * SHARE;
-    Tile<Math, SHARE, DV>::write(OutTile::at(memory, group * SHARE, 0), to, at.b, at.h, first, p.score.t - first, p.dv,
+    Tile<Math, SHARE, DV>::write(OutTile::at(memory, group * SHARE, 0), to, at.b, at.h, first, p.score.t - first, width,
                                  p.vectors);
 }
 
@@ -461,7 +461,7 @@ static THERIA_DEVICE void write(const State &state, unsigned memory, const Forwa
                 *lse_at = lse;
             lse_at += 8 * p.lse.row;
         }
-    put(state.out, weight, memory, p.out, p, at, group);
+    put(state.out, weight, memory, p.out, p.dv, p, at, group);
 }
 
 } // namespace theria

@@ -1,0 +1,182 @@
+// Gradient of queries, or its tangent: a block owns some queries, and walks along the keys that they see.
+//
+//     S  = scale·Q·Kᵀ + bias                    dP  = Z ∘ (G·Vᵀ)
+//     S' = scale·(Q'·Kᵀ + Q·K'ᵀ) + bias'        dP' = Z ∘ (G'·Vᵀ + G·V'ᵀ)
+//
+//     dQ += scale·dS·K          dQ' += scale·(dS'·K + dS·K')
+//
+// Weights are made a second time here, so that every sum has one owner and one order, and none goes to memory
+// before it is whole.
+#include "curve.cuh"
+
+using namespace theria;
+
+constexpr int ROW_BYTES = QueryTile::BYTES, COLUMN_BYTES = KeyTile::BYTES;
+constexpr int STAGE_BYTES = 2 * ORDER * COLUMN_BYTES;
+
+// A warp's rows of the operands that stay.
+struct Stay {
+    Queries q, g, q_tangent, g_tangent;
+
+    THERIA_DEVICE Stay(unsigned memory, int warp)
+        : q(memory, warp), g(memory + ROW_BYTES, warp), q_tangent(memory + 2 * ROW_BYTES, warp),
+          g_tangent(memory + 3 * ROW_BYTES, warp) {}
+};
+
+// Scale and bias' of S', where scores are looked at.
+static THERIA_DEVICE void look_tangent(Scores &s_tangent, const Rules &p, const Rows &at, int key0) {
+    if (MASKING != EVERYTHING)
+        return;
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int n = 0; n < STEP / 8; ++n)
+#pragma unroll
+            for (int c = 0; c < 4; ++c) {
+                float &x = s_tangent[r][n].x[c];
+                int i = at.row(r, c / 2), j = key0 + 8 * n + 2 * (lane % 4) + c % 2;
+                x *= float(p.forward.score.scale);
+                if (p.bias_tangent.data && i < p.forward.score.t && j < at.length)
+                    x += Element<E>::to_acc(
+                        static_cast<const E *>(p.bias_tangent.data)[p.bias_tangent.offset(at.b, at.h, i, j)]);
+            }
+}
+
+// A step of keys: `k` and what follows it in shared memory are the stage's operands.
+template <bool WHOLE>
+static THERIA_DEVICE void step(Sums &dq, const Stay &stay, unsigned k, const Record (&rows)[ROW_TILES][2], const Rules &p,
+                               const Rows &at, int key0, float scale) {
+    unsigned v = k + COLUMN_BYTES, k_tangent = v + COLUMN_BYTES, v_tangent = k_tangent + COLUMN_BYTES;
+    int lane = threadIdx.x % WARP, count = at.to - key0;
+    Scores s, dp, s_tangent, dp_tangent;
+    multiply_keys<WHOLE>(s, stay.q, k, count);
+    multiply_keys<WHOLE>(dp, stay.g, v, count);
+    if (ORDER == 2) {
+        clear(s_tangent);
+        clear(dp_tangent);
+        if (p.q_tangent.data)
+            add_keys<WHOLE>(s_tangent, stay.q_tangent, k, count);
+        if (p.k_tangent.data)
+            add_keys<WHOLE>(s_tangent, stay.q, k_tangent, count);
+        if (p.g_tangent.data)
+            add_keys<WHOLE>(dp_tangent, stay.g_tangent, v, count);
+        if (p.v_tangent.data)
+            add_keys<WHOLE>(dp_tangent, stay.g, v_tangent, count);
+    }
+    look<WHOLE>(s, p.forward, at, key0);
+    if (ORDER == 2)
+        look_tangent(s_tangent, p, at, key0);
+    float kept = MASKING == EVERYTHING ? float(p.forward.score.kept) : 1;
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int n = 0; n < STEP / 8; ++n)
+#pragma unroll
+            for (int c = 0; c < 4; ++c) {
+                float z = kept;
+                if (MASKING == EVERYTHING && p.forward.score.threshold) {
+                    int i = at.row(r, c / 2), j = key0 + 8 * n + 2 * (lane % 4) + c % 2;
+                    z = Philox(p.forward.score, j / 4, i, at.h, at.b).keeps(p.forward.score, j % 4) ? kept : 0;
+                }
+                float y = dp[r][n].x[c], yt = dp_tangent[r][n].x[c];
+                Curved made(rows[r][c / 2], scale, s[r][n].x[c], MASKING == EVERYTHING ? y * z : y, s_tangent[r][n].x[c],
+                            MASKING == EVERYTHING ? yt * z : yt);
+                dp[r][n].x[c] = made.ds;
+                if (ORDER == 2)
+                    dp_tangent[r][n].x[c] = made.ds_tangent;
+            }
+    if (ORDER == 1) {
+        add_values<WHOLE>(dq, dp, k, count);
+    } else {
+        add_values<WHOLE>(dq, dp_tangent, k, count);
+        if (p.k_tangent.data)
+            add_values<WHOLE>(dq, dp, k_tangent, count);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(const __grid_constant__ Rules p) {
+    extern __shared__ __align__(16) unsigned char memory[];
+    let_next_launch_start();
+    const Forward &f = p.forward;
+    int warp = threadIdx.x / WARP;
+    Place place(f);
+    int b = place.b, h = place.h, h_kv = place.h_kv, block_row = place.tile * BLOCK_ROWS;
+    unsigned stay_at = shared_address(memory), ring = stay_at + 2 * ORDER * ROW_BYTES;
+    bool vectors = MASKING != EVERYTHING || f.vectors;
+    await_launches_ahead();
+    Rows at(f, place, block_row, warp);
+    Keys all(f, block_row, at.length);
+
+    auto bring_rows = [&](int kind, const View &from, int width) {
+        if (from.data)
+            QueryLoader(from, b, h, block_row).bring(stay_at + kind * ROW_BYTES, from, f.score.t - block_row, width, vectors);
+    };
+    bring_rows(0, f.q, f.d);
+    bring_rows(1, p.g, f.dv);
+    if (ORDER == 2) {
+        bring_rows(2, p.q_tangent, f.d);
+        bring_rows(3, p.g_tangent, f.dv);
+    }
+    using L = Loader<Math, STAGE_KEYS, D, THREADS>;
+    L load_k(f.k, b, h_kv, all.begin), load_v(f.v, b, h_kv, all.begin);
+    L load_kt(p.k_tangent, b, h_kv, all.begin), load_vt(p.v_tangent, b, h_kv, all.begin);
+    auto bring = [&](int stage, int slot) {
+        int key0 = all.begin + stage * STAGE_KEYS, left = at.length - key0;
+        unsigned to = ring + slot * STAGE_BYTES;
+        if (key0 < all.end) {
+            load_k.bring(to, f.k, left, f.d, vectors);
+            load_v.bring(to + COLUMN_BYTES, f.v, left, f.dv, vectors);
+            if (ORDER == 2 && p.k_tangent.data)
+                load_kt.bring(to + 2 * COLUMN_BYTES, p.k_tangent, left, f.d, vectors);
+            if (ORDER == 2 && p.v_tangent.data)
+                load_vt.bring(to + 3 * COLUMN_BYTES, p.v_tangent, left, f.dv, vectors);
+        }
+        commit_copies();
+    };
+#pragma unroll
+    for (int stage = 0; stage < STAGES - 1; ++stage)
+        bring(stage, stage);
+
+    Record rows[ROW_TILES][2];
+    const Record *records = reinterpret_cast<const Record *>(p.statistics) + (long long)(b * f.heads.number + h) * p.padded;
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+        for (int half = 0; half < 2; ++half)
+            rows[r][half] = records[at.row(r, half)];
+
+    Stay stay(stay_at, warp);
+    if (Q_IN_REGISTERS) {
+        await_copies<STAGES - 2>();
+        __syncthreads();
+        stay.q.keep();
+        stay.g.keep();
+    }
+    Sums dq = {};
+    float scale = MASKING == EVERYTHING ? 1 : float(f.score.scale);
+    int slot = 0;
+    for (int stage = 0; all.begin + stage * STAGE_KEYS < all.end; ++stage) {
+        await_copies<STAGES - 2>();
+        __syncthreads();
+        bring(stage + STAGES - 1, slot == 0 ? STAGES - 1 : slot - 1);
+        unsigned keys = ring + slot * STAGE_BYTES;
+        slot = slot + 1 == STAGES ? 0 : slot + 1;
+#pragma unroll
+        for (int n = 0; n < KEYS; n += STEP) {
+            int key0 = all.begin + stage * STAGE_KEYS + n;
+            if (!at.concerned(key0))
+                continue;
+            if (MASKING != EVERYTHING && at.whole(key0))
+                step<true>(dq, stay, KeyTile::at(keys, n, 0), rows, p, at, key0, scale);
+            else
+                step<false>(dq, stay, KeyTile::at(keys, n, 0), rows, p, at, key0, scale);
+        }
+    }
+    await_copies<0>();
+    __syncthreads();
+    float weight[ROW_TILES][2];
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+        weight[r][0] = weight[r][1] = float(f.score.scale);
+    put(dq, weight, stay_at + warp * Tile<Math, WARP_ROWS, DV>::BYTES, p.dq, f.d, f, at);
+}
