@@ -11,25 +11,14 @@ namespace theria {
 // 1: backward. 2: second order.
 constexpr int ORDER = THERIA_ORDER;
 static_assert(D == DV, "operands of both widths lie in tiles of one");
-// Whether the rounding of lse is worth taking out again: its error is a relative one of all weights of a row.
 constexpr bool FACTORED = sizeof(E) == 4;
-
-// What is known of a query before the sweep: `statistics.cu` fills one of these for each.
-struct alignas(ORDER == 1 && !FACTORED ? 8 : 16) Record {
-    float x[ORDER * (FACTORED ? 4 : 2)];
-
-    THERIA_DEVICE float lse() const { return x[0]; }
-    THERIA_DEVICE float delta() const { return x[1]; }
-    THERIA_DEVICE float factor() const { return FACTORED ? x[2 % (ORDER * (FACTORED ? 4 : 2))] : 1; }
-    THERIA_DEVICE float mu() const { return x[ORDER == 1 ? 0 : FACTORED ? 4 : 2]; }
-    THERIA_DEVICE float delta_tangent() const { return x[ORDER == 1 ? 0 : FACTORED ? 5 : 3]; }
-};
+using Known = Record<float, ORDER, FACTORED>;
 
 // One element. S and, of the second order, S' have no scale yet unless scores are looked at.
 struct Curved {
     float p, ds, p_tangent, ds_tangent;
 
-    THERIA_DEVICE Curved(const Record &row, float scale, float s, float dp, float s_tangent, float dp_tangent) {
+    THERIA_DEVICE Curved(const Known &row, float scale, float s, float dp, float s_tangent, float dp_tangent) {
         float exponent = FACTORED && !(fabsf(row.lse() * LOG2_E) < Reference::LARGE)
                              ? fmaf(s, scale, -row.lse()) * LOG2_E
                              : fmaf(s, scale * LOG2_E, -row.lse() * LOG2_E);

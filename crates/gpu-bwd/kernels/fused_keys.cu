@@ -16,7 +16,7 @@ using namespace theria;
 constexpr int KINDS = ORDER;                    // operands with their tangents
 constexpr int ROW_BYTES = QueryTile::BYTES;     // one operand of a block's keys
 constexpr int COLUMN_BYTES = KeyTile::BYTES;    // one operand of a stage's queries
-constexpr int RECORD_BYTES = STAGE_KEYS * int(sizeof(Record));
+constexpr int RECORD_BYTES = STAGE_KEYS * int(sizeof(Known));
 constexpr int STAGE_BYTES = 2 * KINDS * COLUMN_BYTES + RECORD_BYTES;
 
 // The queries that see a key of a block, and those that see all of them.
@@ -97,7 +97,7 @@ static THERIA_DEVICE void look_at(Scores &s, Scores &s_tangent, const Rules &p, 
 
 // A step of queries: `q` and what follows it in shared memory are the stage's operands, `records` its statistics.
 template <bool WHOLE>
-static THERIA_DEVICE void step(Sums &dk, Sums &dv, const Stay &stay, unsigned q, const Record *records, const Rules &p, int b,
+static THERIA_DEVICE void step(Sums &dk, Sums &dv, const Stay &stay, unsigned q, const Known *records, const Rules &p, int b,
                                int h, int j0, int i0, int count, int length, float scale) {
     unsigned g = q + COLUMN_BYTES, q_tangent = g + COLUMN_BYTES, g_tangent = q_tangent + COLUMN_BYTES;
     int lane = threadIdx.x % WARP;
@@ -121,7 +121,7 @@ static THERIA_DEVICE void step(Sums &dk, Sums &dv, const Stay &stay, unsigned q,
     float kept = MASKING == EVERYTHING ? float(p.forward.score.kept) : 1;
 #pragma unroll
     for (int n = 0; n < STEP / 8; ++n) {
-        Record record[2] = {records[8 * n + 2 * (lane % 4)], records[8 * n + 2 * (lane % 4) + 1]};
+        Known record[2] = {records[8 * n + 2 * (lane % 4)], records[8 * n + 2 * (lane % 4) + 1]};
 #pragma unroll
         for (int r = 0; r < ROW_TILES; ++r)
 #pragma unroll
@@ -197,7 +197,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
             if (ORDER == 2 && p.g_tangent.data)
                 L(p.g_tangent, b, h, i0).bring(at + 3 * COLUMN_BYTES, p.g_tangent, left, f.dv, vectors);
             const float4 *from = reinterpret_cast<const float4 *>(
-                reinterpret_cast<const Record *>(p.statistics) + ((long long)(b * f.heads.number * group + h) * p.padded + i0));
+                reinterpret_cast<const Known *>(p.statistics) + ((long long)(b * f.heads.number * group + h) * p.padded + i0));
             for (int n = threadIdx.x; n < RECORD_BYTES / 16; n += THREADS)
                 copy_async(at + 2 * KINDS * COLUMN_BYTES + 16 * n, from + n, true);
         }
@@ -222,7 +222,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
         __syncthreads();
         bring(turn + STAGES - 1, slot == 0 ? STAGES - 1 : slot - 1);
         unsigned at = ring + slot * STAGE_BYTES;
-        const Record *records = reinterpret_cast<const Record *>(memory + (at - stay_at) + 2 * KINDS * COLUMN_BYTES);
+        const Known *records = reinterpret_cast<const Known *>(memory + (at - stay_at) + 2 * KINDS * COLUMN_BYTES);
         slot = slot + 1 == STAGES ? 0 : slot + 1;
         int h = h_kv * group + turn / stages, stage0 = all.begin + turn % stages * STAGE_KEYS;
 #pragma unroll

@@ -45,7 +45,7 @@ static THERIA_DEVICE void look_tangent(Scores &s_tangent, const Rules &p, const 
 
 // A step of keys: `k` and what follows it in shared memory are the stage's operands.
 template <bool WHOLE>
-static THERIA_DEVICE void step(Sums &dq, const Stay &stay, unsigned k, const Record (&rows)[ROW_TILES][2], const Rules &p,
+static THERIA_DEVICE void step(Sums &dq, const Stay &stay, unsigned k, const Known (&rows)[ROW_TILES][2], const Rules &p,
                                const Rows &at, int key0, float scale) {
     unsigned v = k + COLUMN_BYTES, k_tangent = v + COLUMN_BYTES, v_tangent = k_tangent + COLUMN_BYTES;
     int lane = threadIdx.x % WARP, count = at.to - key0;
@@ -138,8 +138,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
     for (int stage = 0; stage < STAGES - 1; ++stage)
         bring(stage, stage);
 
-    Record rows[ROW_TILES][2];
-    const Record *records = reinterpret_cast<const Record *>(p.statistics) + (long long)(b * f.heads.number + h) * p.padded;
+    Known rows[ROW_TILES][2];
+    const Known *records = reinterpret_cast<const Known *>(p.statistics) + (long long)(b * f.heads.number + h) * p.padded;
 #pragma unroll
     for (int r = 0; r < ROW_TILES; ++r)
         for (int half = 0; half < 2; ++half)

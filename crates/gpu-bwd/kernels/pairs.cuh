@@ -10,9 +10,10 @@ namespace theria {
 using E = THERIA_ELEMENT;
 using Acc = Element<E>::Acc;
 
-constexpr int COLUMNS = 8; // columns of a row in each lane: 8 · 32 = 256
+constexpr int ORDER = THERIA_ORDER; // 1: backward. 2: second order, and the JVP
+using Known = Record<Acc, ORDER, true>;
 
-THERIA_DEVICE Acc zero_or(Acc x, bool there) { return there ? x : Acc(0); }
+constexpr int COLUMNS = 8; // columns of a row in each lane: 8 · 32 = 256
 
 // Σ a·b of two rows; 0 where one is absent.
 THERIA_DEVICE Acc dot(const View &a, const View &b, int batch, int head_a, int i, int head_b, int j, int width) {
@@ -28,7 +29,7 @@ THERIA_DEVICE Acc dot(const View &a, const View &b, int batch, int head_a, int i
 
 // Adds a row times a number to the columns of this lane.
 THERIA_DEVICE void add_row(Acc (&sum)[COLUMNS], Acc weight, const View &row, int batch, int head, int i, int width) {
-    if (!row.data || weight == 0)
+    if (!row.data)
         return;
     const E *x = row.at<E>(batch, head, i);
 #pragma unroll
@@ -56,11 +57,6 @@ THERIA_DEVICE Acc sum_of_warp(Acc x) {
     return x;
 }
 
-// What is known of a query before a sweep.
-struct Row {
-    Acc lse, mu, factor, delta, delta_tangent;
-};
-
 // A query and a key that it sees, or does not: then every number of it is zero.
 struct Pair {
     bool seen;
@@ -71,7 +67,7 @@ struct Pair {
 
     // COTANGENTS: whether dP and what is made of it are wanted. TANGENTS: whether S' and what is made of it are.
     template <bool COTANGENTS, bool TANGENTS>
-    static THERIA_DEVICE Pair make(const Rules &all, const Row &row, int b, int h, int h_kv, int i, int j, int length) {
+    static THERIA_DEVICE Pair of(const Rules &all, const Known &row, int b, int h, int h_kv, int i, int j, int length) {
         const Forward &p = all.forward;
         const Score &score = p.score;
         Pair pair = {};
@@ -89,23 +85,23 @@ struct Pair {
         pair.z = 1;
         if (score.threshold)
             pair.z = Philox(score, j / 4, i, h, b).keeps(score, j % 4) ? Acc(score.kept) : Acc(0);
-        pair.p = row.factor * exp_of(s - row.lse);
+        pair.p = row.factor() * exp_of(s - row.lse());
         if (TANGENTS) {
             Acc s_tangent = dot(all.q_tangent, p.k, b, h, i, h_kv, j, p.d) + dot(p.q, all.k_tangent, b, h, i, h_kv, j, p.d);
             s_tangent *= scale;
             if (all.bias_tangent.data)
                 s_tangent += Element<E>::to_acc(
                     static_cast<const E *>(all.bias_tangent.data)[all.bias_tangent.offset(b, h, i, j)]);
-            pair.p_tangent = pair.p * (s_tangent - row.mu);
+            pair.p_tangent = pair.p * (s_tangent - row.mu());
         }
         if (COTANGENTS) {
             pair.dp = pair.z * dot(all.g, p.v, b, h, i, h_kv, j, p.dv);
-            pair.ds = pair.p * (pair.dp - row.delta);
+            pair.ds = pair.p * (pair.dp - row.delta());
         }
         if (COTANGENTS && TANGENTS) {
             Acc moved = dot(all.g_tangent, p.v, b, h, i, h_kv, j, p.dv) + dot(all.g, all.v_tangent, b, h, i, h_kv, j, p.dv);
             pair.dp_tangent = pair.z * moved;
-            pair.ds_tangent = pair.p_tangent * (pair.dp - row.delta) + pair.p * (pair.dp_tangent - row.delta_tangent);
+            pair.ds_tangent = pair.p_tangent * (pair.dp - row.delta()) + pair.p * (pair.dp_tangent - row.delta_tangent());
         }
         return pair;
     }

@@ -11,9 +11,26 @@ struct Rules {
     Broadcast bias_tangent;
     View out_tangent, mu; // made by the JVP
     View g, g_tangent;    // cotangent of O, and its tangent
-    float *statistics;    // a record of each query of all heads: see curve.cuh
+    void *statistics;     // a `Record` of each query of all heads
     int padded;           // records of a head
     View dq, dk, dv;      // or their tangents
+};
+
+// What is known of a query before a sweep of backward (ORDER 1) or second order (ORDER 2). `statistics.cu` fills one
+// for each. FACTORED: whether the rounding of lse is taken out again, which is a relative error of all weights of a row.
+template <class A, int ORDER, bool FACTORED> struct alignas(ORDER == 1 && !FACTORED ? 8 : 16) Record {
+    A x[ORDER * (FACTORED ? 4 : 2)];
+
+    THERIA_DEVICE A &lse() { return x[0]; }                           // 0 where nothing is seen
+    THERIA_DEVICE A &delta() { return x[1]; }                         // rowsum(P ∘ dP)
+    THERIA_DEVICE A &factor() { return x[FACTORED ? 2 : 0]; }         // 1 / Σ exp(S - lse); of FACTORED ones alone
+    THERIA_DEVICE A &mu() { return x[ORDER == 1 ? 0 : FACTORED ? 4 : 2]; }            // rowsum(P ∘ S'), of order 2
+    THERIA_DEVICE A &delta_tangent() { return x[ORDER == 1 ? 0 : FACTORED ? 5 : 3]; } // rowsum(P' ∘ dP + P ∘ dP')
+    THERIA_DEVICE A lse() const { return const_cast<Record *>(this)->lse(); }
+    THERIA_DEVICE A delta() const { return const_cast<Record *>(this)->delta(); }
+    THERIA_DEVICE A factor() const { return FACTORED ? const_cast<Record *>(this)->factor() : A(1); }
+    THERIA_DEVICE A mu() const { return const_cast<Record *>(this)->mu(); }
+    THERIA_DEVICE A delta_tangent() const { return const_cast<Record *>(this)->delta_tangent(); }
 };
 
 } // namespace theria
