@@ -197,7 +197,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
             if (ORDER == 2 && p.g_tangent.data)
                 L(p.g_tangent, b, h, i0).bring(at + 3 * COLUMN_BYTES, p.g_tangent, left, f.dv, vectors);
             const float4 *from = reinterpret_cast<const float4 *>(
-                reinterpret_cast<const Known *>(p.statistics) + ((long long)(b * f.heads.number * group + h) * p.padded + i0));
+                reinterpret_cast<const Known *>(p.statistics) + ((long long)(b * p.heads + h) * p.padded + i0));
             for (int n = threadIdx.x; n < RECORD_BYTES / 16; n += THREADS)
                 copy_async(at + 2 * KINDS * COLUMN_BYTES + 16 * n, from + n, true);
         }

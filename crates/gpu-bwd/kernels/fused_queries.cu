@@ -139,7 +139,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
         bring(stage, stage);
 
     Known rows[ROW_TILES][2];
-    const Known *records = reinterpret_cast<const Known *>(p.statistics) + (long long)(b * f.heads.number + h) * p.padded;
+    const Known *records = reinterpret_cast<const Known *>(p.statistics) + (long long)(b * p.heads + h) * p.padded;
 #pragma unroll
     for (int r = 0; r < ROW_TILES; ++r)
         for (int half = 0; half < 2; ++half)

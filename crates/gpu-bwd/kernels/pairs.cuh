@@ -11,7 +11,9 @@ using E = THERIA_ELEMENT;
 using Acc = Element<E>::Acc;
 
 constexpr int ORDER = THERIA_ORDER; // 1: backward. 2: second order, and the JVP
-using Known = Record<Acc, ORDER, true>;
+constexpr bool FACTORED = THERIA_FACTORED;
+using Kept = Record<Acc, ORDER, FACTORED>; // in memory
+using Known = Record<Acc, ORDER, true>;    // in registers
 
 constexpr int COLUMNS = 8; // columns of a row in each lane: 8 · 32 = 256
 
@@ -55,6 +57,22 @@ THERIA_DEVICE Acc sum_of_warp(Acc x) {
     for (int step = WARP / 2; step; step /= 2)
         x += __shfl_xor_sync(FULL_WARP, x, step);
     return x;
+}
+
+THERIA_DEVICE Kept *record_of(const Rules &all, int b, int h, int i) {
+    return static_cast<Kept *>(all.statistics) + (long long)(b * all.heads + h) * all.padded + i;
+}
+THERIA_DEVICE Known known_of(const Rules &all, int b, int h, int i) {
+    const Kept kept = *record_of(all, b, h, i);
+    Known known = {};
+    known.lse() = kept.lse();
+    known.delta() = kept.delta();
+    known.factor() = kept.factor();
+    if (ORDER == 2) {
+        known.mu() = kept.mu();
+        known.delta_tangent() = kept.delta_tangent();
+    }
+    return known;
 }
 
 // A query and a key that it sees, or does not: then every number of it is zero.

@@ -20,13 +20,11 @@ extern "C" __global__ void __launch_bounds__(WARPS *WARP) kernel(const __grid_co
     int length = p.score.keys_of(b);
     Acc dk[COLUMNS] = {}, dv[COLUMNS] = {};
     for (int h = h_kv * group; j < length && h < (h_kv + 1) * group; ++h) {
-        const Known *rows =
-            static_cast<const Known *>(all.statistics) + (long long)(b * p.heads.number * group + h) * all.padded;
         for (int start = 0; start < p.score.t; start += WARP) {
             int i = start + threadIdx.x % WARP;
             Pair pair = {};
             if (i < p.score.t)
-                pair = Pair::of<true, ORDER == 2>(all, rows[i], b, h, h_kv, i, j, length);
+                pair = Pair::of<true, ORDER == 2>(all, known_of(all, b, h, i), b, h, h_kv, i, j, length);
             if (!__any_sync(FULL_WARP, pair.seen))
                 continue;
             for (int lane = 0; lane < min_of(WARP, p.score.t - start); ++lane) {

@@ -16,7 +16,7 @@ extern "C" __global__ void __launch_bounds__(WARPS *WARP) kernel(const __grid_co
     if (i >= p.score.t)
         return;
     int length = p.score.keys_of(b);
-    Known row = static_cast<const Known *>(all.statistics)[(long long)(b * p.heads.number + h) * all.padded + i];
+    Known row = known_of(all, b, h, i);
     Acc sum[COLUMNS] = {};
     for (int start = p.score.first_key(i, length), end = p.score.end_key(i, length); start < end; start += WARP) {
         int j = start + threadIdx.x % WARP;

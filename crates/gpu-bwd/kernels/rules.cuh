@@ -13,7 +13,12 @@ struct Rules {
     View g, g_tangent;    // cotangent of O, and its tangent
     void *statistics;     // a `Record` of each query of all heads
     int padded;           // records of a head
+    int batch;
+    int heads;            // query heads of a batch entry, whichever heads the grid is of
     View dq, dk, dv;      // or their tangents
+    Broadcast dbias;      // the same: an axis that is summed over has stride 0
+    int extents[4];       // of the bias
+    int lanes;            // that work on one entry of it: 1 or 32
 };
 
 // What is known of a query before a sweep of backward (ORDER 1) or second order (ORDER 2). `statistics.cu` fills one

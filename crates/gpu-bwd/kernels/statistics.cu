@@ -12,7 +12,7 @@ using namespace theria;
 
 // 0: nobody sweeps. 1: queries whose lse is so large that its rounding shows. 2: all of them.
 constexpr int SWEEP = THERIA_SWEEP;
-constexpr bool FACTORED = THERIA_FACTORED; // of the records: without it SWEEP is 0
+static_assert(FACTORED || SWEEP == 0, "a record without a factor has no place for what a sweep finds");
 constexpr int WARPS = 4;
 constexpr int LARGE = 32;
 
@@ -35,8 +35,7 @@ extern "C" __global__ void __launch_bounds__(WARPS *WARP) kernel(const __grid_co
     int b = place.b, h = place.h, h_kv = place.h_kv, i = place.tile * WARPS + threadIdx.x / WARP;
     if (i >= all.padded)
         return;
-    using Made = Record<Acc, ORDER, FACTORED>;
-    Made made = {};
+    Kept made = {};
     bool there = i < p.score.t;
     if (there) {
         Acc lse = *p.lse.at<Acc>(b, h, i);
@@ -77,5 +76,5 @@ extern "C" __global__ void __launch_bounds__(WARPS *WARP) kernel(const __grid_co
             made.mu() = row.mu();
     }
     if (threadIdx.x % WARP == 0)
-        static_cast<Made *>(all.statistics)[(long long)(b * p.heads.number + h) * all.padded + i] = made;
+        *record_of(all, b, h, i) = made;
 }
