@@ -13,6 +13,8 @@
 
 using namespace theria;
 
+// Which of the two gradients: 1, keys; 2, values; 3, both. Registers do not hold both sums of the widest heads.
+constexpr bool MAKES_KEYS = THERIA_MAKES & 1, MAKES_VALUES = THERIA_MAKES & 2;
 constexpr int KINDS = ORDER;                    // operands with their tangents
 constexpr int ROW_BYTES = QueryTile::BYTES;     // one operand of a block's keys
 constexpr int COLUMN_BYTES = KeyTile::BYTES;    // one operand of a stage's queries
@@ -103,7 +105,10 @@ static THERIA_DEVICE void step(Sums &dk, Sums &dv, const Stay &stay, unsigned q,
     int lane = threadIdx.x % WARP;
     Scores s, dp, s_tangent, dp_tangent;
     multiply_keys<WHOLE>(s, stay.k, q, count);
-    multiply_keys<WHOLE>(dp, stay.v, g, count);
+    if (MAKES_KEYS)
+        multiply_keys<WHOLE>(dp, stay.v, g, count);
+    else
+        clear(dp);
     if (ORDER == 2) {
         clear(s_tangent);
         clear(dp_tangent);
@@ -111,9 +116,9 @@ static THERIA_DEVICE void step(Sums &dk, Sums &dv, const Stay &stay, unsigned q,
             add_keys<WHOLE>(s_tangent, stay.k, q_tangent, count);
         if (p.k_tangent.data)
             add_keys<WHOLE>(s_tangent, stay.k_tangent, q, count);
-        if (p.g_tangent.data)
+        if (MAKES_KEYS && p.g_tangent.data)
             add_keys<WHOLE>(dp_tangent, stay.v, g_tangent, count);
-        if (p.v_tangent.data)
+        if (MAKES_KEYS && p.v_tangent.data)
             add_keys<WHOLE>(dp_tangent, stay.v_tangent, g, count);
     }
     look_at<WHOLE>(s, s_tangent, p, b, h, j0, i0, length);
@@ -143,15 +148,14 @@ static THERIA_DEVICE void step(Sums &dk, Sums &dv, const Stay &stay, unsigned q,
                 }
             }
     }
-    if (ORDER == 1) {
-        add_values<WHOLE>(dv, s, g, count);
-        add_values<WHOLE>(dk, dp, q, count);
-    } else {
-        add_values<WHOLE>(dv, s_tangent, g, count);
-        if (p.g_tangent.data)
+    if (MAKES_VALUES) {
+        add_values<WHOLE>(dv, ORDER == 1 ? s : s_tangent, g, count);
+        if (ORDER == 2 && p.g_tangent.data)
             add_values<WHOLE>(dv, s, g_tangent, count);
-        add_values<WHOLE>(dk, dp_tangent, q, count);
-        if (p.q_tangent.data)
+    }
+    if (MAKES_KEYS) {
+        add_values<WHOLE>(dk, ORDER == 1 ? dp : dp_tangent, q, count);
+        if (ORDER == 2 && p.q_tangent.data)
             add_values<WHOLE>(dk, dp, q_tangent, count);
     }
 }
@@ -262,6 +266,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
         __syncwarp();
     };
     unsigned tile = stay_at + warp * OutTile::BYTES;
-    put_rows(dk, scale_k, p.dk, f.d, tile);
-    put_rows(dv, scale_v, p.dv, f.dv, tile);
+    if (MAKES_KEYS)
+        put_rows(dk, scale_k, p.dk, f.d, tile);
+    if (MAKES_VALUES)
+        put_rows(dv, scale_v, p.dv, f.dv, tile);
 }

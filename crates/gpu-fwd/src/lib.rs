@@ -57,4 +57,4 @@ pub use kernel::{Edit, KernelSpec, Source};
 pub use library::{Library, Spec};
 pub use report::Report;
 pub use sources::HEADERS;
-pub use storage::{Cuda, CudaTensor, CudaView, CudaViewMut, CudaWorkspace};
+pub use storage::{Address, Cuda, CudaTensor, CudaView, CudaViewMut, CudaWorkspace};

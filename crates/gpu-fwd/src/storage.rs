@@ -26,7 +26,7 @@ impl Cuda {
     }
 
     /// Refuses memory of any other device, given by its number.
-    pub(crate) fn own(&self, what: &'static str, device: u64) -> crate::Result<()> {
+    pub fn own(&self, what: &'static str, device: u64) -> crate::Result<()> {
         if device == self.device.id() { Ok(()) } else { Err(crate::Error::OtherDevice { what }) }
     }
 }
@@ -72,12 +72,21 @@ pub(crate) fn require_disjoint(layout: Layout) -> Result<()> {
     Err(Error::Overlapping { shape: layout.shape(), strides: layout.strides() })
 }
 
-/// Where a view lies.
-pub(crate) trait Address {
+/// Where a view lies: what a kernel is told of it.
+pub trait Address: sealed::Sealed {
+    /// Its first element, in the memory of its device.
     fn address(&self) -> CUdeviceptr;
     /// The number of the device.
     fn device(&self) -> u64;
+    /// How its elements lie.
     fn layout(&self) -> Layout;
+}
+
+mod sealed {
+    /// Views of this crate alone say where memory is.
+    pub trait Sealed {}
+    impl<T> Sealed for super::CudaView<'_, T> {}
+    impl<T> Sealed for super::CudaViewMut<'_, T> {}
 }
 
 impl<T> Address for CudaView<'_, T> {
@@ -112,16 +121,17 @@ pub struct CudaWorkspace {
 
 impl CudaWorkspace {
     /// Where it begins.
-    pub(crate) fn address(&self) -> CUdeviceptr {
+    pub fn address(&self) -> CUdeviceptr {
         self.memory.pointer()
     }
 
     /// The number of its device.
-    pub(crate) fn device(&self) -> u64 {
+    pub fn device(&self) -> u64 {
         self.memory.device().id()
     }
 
-    pub(crate) fn bytes(&self) -> usize {
+    /// Its size.
+    pub fn bytes(&self) -> usize {
         self.memory.bytes()
     }
 }

@@ -10,7 +10,7 @@ use theria_contract::{
 };
 
 use super::fused::{FusedForward, Masking, Products, ROOMS, Tiling, room};
-use super::parameters::{Fast, Forward, Halfway, whole_vectors};
+use super::parameters::{Fast, Forward, Grid, Halfway, forward_tensors, whole_vectors};
 use super::refused_on_tensor_cores;
 use super::verify::verify;
 use crate::sources::{FAST_SCORES, FAST_VALUES};
@@ -171,21 +171,21 @@ impl<E: Element> Attention<E> for CudaFast {
         workspace: &mut CudaWorkspace,
     ) -> Result<()> {
         verify::<E>(self, problem, inputs, &saved, workspace)?;
-        let vectors = whole_vectors(inputs, &saved);
+        let vectors = whole_vectors(size_of::<E>(), forward_tensors(inputs, &saved));
         let Some(choices) = self.choices(problem, vectors) else {
             let reason = Refusal::ElementType(problem.dtype());
             return Err(Error::Refused { backend: "cuda-fast", rule: Rule::Forward, reason });
         };
-        let forward = Forward::of(problem, inputs, &saved, choices.tiling.rows() as usize, 1);
+        let grid = Grid::of_queries(problem, choices.tiling.rows() as usize, 1);
+        let forward = Forward::of_rule(problem, inputs, &saved, grid);
         let parameters = Fast::of(forward, problem, workspace.address());
         for part in [Part::Scores, Part::Values] {
             // SAFETY: `verify` held the views and the scratch against the problem and the device, the problem
             // is one that the kernels serve, and all are borrowed while the launch is asked for; whatever is
             // asked of the device later comes after it.
             #[allow(unsafe_code)]
-            let outcome = unsafe {
-                self.kernels.launch(FastForward { part, choices }, forward.blocks(problem), &parameters)
-            };
+            let outcome =
+                unsafe { self.kernels.launch(FastForward { part, choices }, grid.blocks(), &parameters) };
             outcome?;
         }
         Ok(())

@@ -12,11 +12,13 @@ mod fast;
 mod fused;
 pub mod parameters;
 mod reference;
-mod verify;
+pub mod verify;
 
 pub use fast::{CudaFast, FastForward, Part};
-pub use fused::{Choice, CudaFused, FusedForward, Load, Masking, Occasion, Products, Table, Tiling, Tuned};
-pub use reference::{CudaRef, ReferenceForward};
+pub use fused::{
+    Choice, CudaFused, FusedForward, Load, Masking, Occasion, Products, ROOMS, Table, Tiling, Tuned, room,
+};
+pub use reference::{CudaRef, ReferenceForward, element_name};
 
 use theria_contract::{DType, Problem, Refusal};
 
@@ -26,7 +28,7 @@ use crate::{Architecture, KernelSpec, Spec};
 const WIDEST: usize = 256;
 
 /// What no mode serves.
-fn refused_by_all(problem: &Problem) -> Option<Refusal> {
+pub fn refused_by_all(problem: &Problem) -> Option<Refusal> {
     let shape = problem.shape();
     let widest = shape.d.max(shape.dv);
     if widest > WIDEST {
@@ -45,7 +47,7 @@ fn refused_by_all(problem: &Problem) -> Option<Refusal> {
 }
 
 /// What no mode on tensor cores serves.
-fn refused_on_tensor_cores(problem: &Problem) -> Option<Refusal> {
+pub fn refused_on_tensor_cores(problem: &Problem) -> Option<Refusal> {
     let double = problem.dtype() == DType::F64;
     if double { Some(Refusal::ElementType(DType::F64)) } else { refused_by_all(problem) }
 }

@@ -23,7 +23,7 @@ pub struct View {
 
 impl View {
     /// That of a tensor.
-    pub(crate) fn of(tensor: &(impl Address + ?Sized)) -> Self {
+    pub fn of(tensor: &(impl Address + ?Sized)) -> Self {
         let [batch, head, row, _] = tensor.layout().strides().map(|stride| stride as i64);
         Self { data: tensor.address(), strides: [batch, head, row] }
     }
@@ -50,7 +50,7 @@ pub struct Broadcast {
 
 impl Broadcast {
     /// That of a tensor, or none.
-    pub(crate) fn of(tensor: Option<&impl Address>) -> Self {
+    pub fn of(tensor: Option<&impl Address>) -> Self {
         tensor.map_or(Self::default(), |tensor| {
             let (shape, strides) = (tensor.layout().shape(), tensor.layout().strides());
             let stride = |axis: usize| if shape[axis] == 1 { 0 } else { strides[axis] as i64 };
@@ -139,13 +139,72 @@ impl Divisor {
     }
 }
 
-/// Whether the rows of a call can be copied sixteen bytes at a time.
-pub(super) fn whole_vectors<E: Element>(
-    inputs: &Inputs<'_, Cuda, E>,
-    saved: &SavedViewMut<'_, Cuda, E>,
-) -> bool {
-    let whole = |tensor: &dyn Address| View::of(tensor).has_whole_vectors(tensor.layout(), size_of::<E>());
-    whole(&inputs.q) && whole(&inputs.k) && whole(&inputs.v) && whole(&saved.output)
+/// Whether the rows of all these tensors can be copied sixteen bytes at a time, with elements of so many bytes.
+pub fn whole_vectors<'a>(element: usize, tensors: impl IntoIterator<Item = &'a dyn Address>) -> bool {
+    tensors.into_iter().all(|tensor| View::of(tensor).has_whole_vectors(tensor.layout(), element))
+}
+
+/// Those of a call of the forward rule.
+pub(super) fn forward_tensors<'a, E: Element>(
+    inputs: &'a Inputs<'_, Cuda, E>,
+    saved: &'a SavedViewMut<'_, Cuda, E>,
+) -> [&'a dyn Address; 4] {
+    [&inputs.q, &inputs.k, &inputs.v, &saved.output]
+}
+
+/// What the blocks of a launch go over: tiles of rows of heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    /// Heads of all batch entries.
+    pub heads: usize,
+    /// Heads of one of them.
+    pub heads_of_entry: usize,
+    /// Rows of a head.
+    pub rows: usize,
+    /// Rows of a tile.
+    pub tile: usize,
+    /// Heads whose tiles are worked on together, at most.
+    pub section: usize,
+}
+
+impl Grid {
+    /// One over the queries of a problem.
+    pub fn of_queries(problem: &Problem, tile: usize, section: usize) -> Self {
+        let shape = problem.shape();
+        Self {
+            heads: shape.batch * shape.heads_q,
+            heads_of_entry: shape.heads_q,
+            rows: shape.t,
+            tile,
+            section,
+        }
+    }
+
+    /// One over its keys.
+    pub fn of_keys(problem: &Problem, tile: usize, section: usize) -> Self {
+        let shape = problem.shape();
+        Self {
+            heads: shape.batch * shape.heads_kv,
+            heads_of_entry: shape.heads_kv,
+            rows: shape.m,
+            tile,
+            section,
+        }
+    }
+
+    fn tiles(&self) -> usize {
+        self.rows.div_ceil(self.tile)
+    }
+
+    /// Blocks of a launch.
+    pub fn blocks(&self) -> usize {
+        self.heads * self.tiles()
+    }
+
+    /// The largest section of whole heads that divides all of them.
+    fn whole_section(&self) -> usize {
+        (1..=self.section.min(self.heads)).rev().find(|n| self.heads.is_multiple_of(*n)).unwrap_or(1)
+    }
 }
 
 /// The argument of every forward kernel.
@@ -169,40 +228,43 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// That of a call, for blocks that each work on `rows` queries, and on at most `section` heads at a
-    /// time.
+    /// That of a call. `vectors` says whether all rows that a kernel copies are whole vectors.
     pub fn of<E: Element>(
         problem: &Problem,
         inputs: &Inputs<'_, Cuda, E>,
-        saved: &SavedViewMut<'_, Cuda, E>,
-        rows: usize,
-        section: usize,
+        [out, lse]: [View; 2],
+        vectors: bool,
+        grid: Grid,
     ) -> Self {
         let shape = problem.shape();
-        let (q, k, v) = (View::of(&inputs.q), View::of(&inputs.k), View::of(&inputs.v));
-        let (all, tiles) = (shape.batch * shape.heads_q, shape.t.div_ceil(rows));
-        let section = (1..=section.min(all)).rev().find(|n| all.is_multiple_of(*n)).unwrap_or(1);
+        let section = grid.whole_section();
         Self {
-            q,
-            k,
-            v,
-            out: View::of(&saved.output),
-            lse: View::of(&saved.lse),
+            q: View::of(&inputs.q),
+            k: View::of(&inputs.k),
+            v: View::of(&inputs.v),
+            out,
+            lse,
             score: Score::of(problem, inputs),
             d: shape.d as i32,
             dv: shape.dv as i32,
-            vectors: i32::from(whole_vectors(inputs, saved)),
-            heads: Divisor::new(shape.heads_q),
+            vectors: i32::from(vectors),
+            heads: Divisor::new(grid.heads_of_entry),
             group: Divisor::new(shape.group()),
             section: Divisor::new(section),
-            work: Divisor::new(section * tiles),
-            tiles: tiles as i32,
+            work: Divisor::new(section * grid.tiles()),
+            tiles: grid.tiles() as i32,
         }
     }
 
-    /// Blocks of a launch for this problem: one for each tile of rows of each head.
-    pub fn blocks(&self, problem: &Problem) -> usize {
-        self.tiles as usize * problem.shape().batch * problem.shape().heads_q
+    /// That of a call of the forward rule.
+    pub(super) fn of_rule<E: Element>(
+        problem: &Problem,
+        inputs: &Inputs<'_, Cuda, E>,
+        saved: &SavedViewMut<'_, Cuda, E>,
+        grid: Grid,
+    ) -> Self {
+        let vectors = whole_vectors(size_of::<E>(), forward_tensors(inputs, saved));
+        Self::of(problem, inputs, [View::of(&saved.output), View::of(&saved.lse)], vectors, grid)
     }
 }
 

@@ -4,7 +4,7 @@ use theria_contract::{
     Attention, Checks, DType, Element, Inputs, Primal, Problem, Refusal, Result, Rule, SavedViewMut, Support,
 };
 
-use super::parameters::Forward;
+use super::parameters::{Forward, Grid};
 use super::refused_by_all;
 use super::verify::verify;
 use crate::sources::REFERENCE_FORWARD;
@@ -44,12 +44,7 @@ unsafe impl Spec for ReferenceForward {
     type Parameters = Forward;
 
     fn kernel(&self) -> KernelSpec {
-        let element = match self.dtype {
-            DType::F64 => "double",
-            DType::F32 => "float",
-            DType::F16 => "theria::f16",
-            DType::Bf16 => "theria::bf16",
-        };
+        let element = element_name(self.dtype);
         let sum = if self.dtype == DType::F64 { 8 } else { 4 };
         // Queries, and a chunk of keys or values with one element more in each row.
         let shared = (self.width * WARPS * ROWS + WARP * (self.width + 1)) * sum;
@@ -60,6 +55,16 @@ unsafe impl Spec for ReferenceForward {
             threads: (WARPS * WARP) as u32,
             shared: shared as u32,
         }
+    }
+}
+
+/// What an element type is called in a kernel.
+pub fn element_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F64 => "double",
+        DType::F32 => "float",
+        DType::F16 => "theria::f16",
+        DType::Bf16 => "theria::bf16",
     }
 }
 
@@ -121,14 +126,14 @@ impl<E: Element> Attention<E> for CudaRef {
         workspace: &mut CudaWorkspace,
     ) -> Result<()> {
         verify::<E>(self, problem, inputs, &saved, workspace)?;
-        let parameters = Forward::of(problem, inputs, &saved, ROWS * WARPS, 1);
+        let grid = Grid::of_queries(problem, ROWS * WARPS, 1);
+        let parameters = Forward::of_rule(problem, inputs, &saved, grid);
         // SAFETY: `verify` held the views against the problem and the device, the problem is one that the
         // kernel serves, and all are borrowed while the launch is asked for; whatever is asked of the device
         // later comes after it.
         #[allow(unsafe_code)]
-        let outcome = unsafe {
-            self.kernels.launch(ReferenceForward::of(problem), parameters.blocks(problem), &parameters)
-        };
+        let outcome =
+            unsafe { self.kernels.launch(ReferenceForward::of(problem), grid.blocks(), &parameters) };
         Ok(outcome?)
     }
 }

@@ -1,4 +1,4 @@
-//! What every launch of the forward rule rests on.
+//! What every launch of a rule rests on.
 //!
 //! The contract's rules hold operands against the problem before they come to a kernel, but the kernels'
 //! methods are public and safe: whoever calls one directly must get an error too, not a launch that reads
@@ -9,9 +9,7 @@ use theria_contract::{Attention, Element, Error, Inputs, Problem, Result, Rule, 
 use crate::storage::{Address, require_disjoint};
 use crate::{Cuda, CudaWorkspace};
 
-/// Whether a launch with these operands touches their memory only: the backend serves the problem, every
-/// shape and the element type are the problem's, what it declares is there, outputs do not overlap
-/// themselves, the scratch has as many bytes as the backend asks for, and everything lies on its device.
+/// Whether a launch of the forward rule with these operands touches their memory only.
 pub(super) fn verify<E: Element>(
     backend: &impl Attention<E, Storage = Cuda>,
     problem: &Problem,
@@ -19,7 +17,23 @@ pub(super) fn verify<E: Element>(
     saved: &SavedViewMut<'_, Cuda, E>,
     workspace: &CudaWorkspace,
 ) -> Result<()> {
-    backend.require(problem, Rule::Forward)?;
+    call::<E>(backend, problem, Rule::Forward, inputs, workspace)?;
+    let (cuda, shape) = (backend.storage(), problem.shape());
+    output(cuda, "out", &saved.output, shape.output())?;
+    output(cuda, "lse", &saved.lse, shape.rows())
+}
+
+/// What the operands of every rule are held to: the backend serves the problem, every shape and the element type are
+/// the problem's, what it declares is there, the scratch has as many bytes as the backend asks for, and everything
+/// lies on its device.
+pub fn call<E: Element>(
+    backend: &impl Attention<E, Storage = Cuda>,
+    problem: &Problem,
+    rule: Rule,
+    inputs: &Inputs<'_, Cuda, E>,
+    workspace: &CudaWorkspace,
+) -> Result<()> {
+    backend.require(problem, rule)?;
     let cuda = backend.storage();
     if E::DTYPE != problem.dtype() {
         return Err(Error::ElementType { given: E::DTYPE, expected: problem.dtype() });
@@ -32,17 +46,16 @@ pub(super) fn verify<E: Element>(
     operand(cuda, "mask", inputs.mask.as_ref(), problem.mask())?;
     let lengths = problem.key_lengths().then(|| shape.key_lengths());
     operand(cuda, "key_lengths", inputs.key_lengths.as_ref(), lengths)?;
-    output(cuda, "out", &saved.output, shape.output())?;
-    output(cuda, "lse", &saved.lse, shape.rows())?;
     cuda.own("the workspace", workspace.device())?;
-    let (needed, given) = (backend.workspace_bytes(problem, Rule::Forward), workspace.bytes());
+    let (needed, given) = (backend.workspace_bytes(problem, rule), workspace.bytes());
     if given < needed {
-        return Err(Error::Workspace { rule: Rule::Forward, needed, given });
+        return Err(Error::Workspace { rule, needed, given });
     }
     Ok(())
 }
 
-fn operand(
+/// A tensor that is there exactly if the problem declares it, of that shape, on this device.
+pub fn operand(
     cuda: &Cuda,
     name: &'static str,
     given: Option<&impl Address>,
@@ -61,7 +74,8 @@ fn operand(
     }
 }
 
-fn output(cuda: &Cuda, name: &'static str, view: &impl Address, expected: [usize; 4]) -> Result<()> {
+/// A tensor that is written: no two of its elements are one.
+pub fn output(cuda: &Cuda, name: &'static str, view: &impl Address, expected: [usize; 4]) -> Result<()> {
     operand(cuda, name, Some(view), Some(expected))?;
     require_disjoint(view.layout())
 }

@@ -6,7 +6,7 @@ use theria_contract::{
 };
 
 use super::{Choice, FusedForward, Occasion, Table};
-use crate::forward::parameters::{Forward, whole_vectors};
+use crate::forward::parameters::{Forward, Grid, forward_tensors, whole_vectors};
 use crate::forward::refused_on_tensor_cores;
 use crate::forward::verify::verify;
 use crate::{Cuda, CudaWorkspace, Edit, Library};
@@ -91,13 +91,14 @@ impl CudaFused {
         occasion: Occasion,
         choice: Choice,
     ) -> crate::Result<()> {
-        let (instance, rows) = (choice.instance(occasion), choice.tiling.rows() as usize);
-        let parameters = Forward::of(problem, inputs, saved, rows, choice.section as usize);
+        let grid = Grid::of_queries(problem, choice.tiling.rows() as usize, choice.section as usize);
+        let (instance, parameters) =
+            (choice.instance(occasion), Forward::of_rule(problem, inputs, saved, grid));
         // SAFETY: the views are those of the problem and on this device, as said above, and are borrowed while
         // the launch is asked for; whatever is asked of the device later comes after it.
         #[allow(unsafe_code)]
         unsafe {
-            self.kernels.launch(instance, parameters.blocks(problem), &parameters)
+            self.kernels.launch(instance, grid.blocks(), &parameters)
         }
     }
 }
@@ -137,7 +138,7 @@ impl<E: Element> Attention<E> for CudaFused {
         workspace: &mut CudaWorkspace,
     ) -> Result<()> {
         verify::<E>(self, problem, inputs, &saved, workspace)?;
-        let vectors = whole_vectors(inputs, &saved);
+        let vectors = whole_vectors(size_of::<E>(), forward_tensors(inputs, &saved));
         let Some(occasion) = self.occasion(problem, vectors) else {
             let reason = Refusal::ElementType(problem.dtype());
             return Err(Error::Refused { backend: "cuda-fused", rule: Rule::Forward, reason });

@@ -50,14 +50,15 @@ impl Products {
     }
 
     /// Bytes of an element.
-    pub(in crate::forward) fn element(self) -> u32 {
+    pub fn element(self) -> u32 {
         match self {
             Self::Bf16 | Self::F16 => 2,
             Self::Tf32 | Self::Split => 4,
         }
     }
 
-    fn type_name(self) -> &'static str {
+    /// The `Math` of tile.cuh.
+    pub fn type_name(self) -> &'static str {
         match self {
             Self::Bf16 => "theria::Half<theria::bf16>",
             Self::F16 => "theria::Half<theria::f16>",
@@ -157,7 +158,7 @@ pub struct FusedForward {
 
 impl FusedForward {
     /// Every choice, as names of kernels say it.
-    pub(in crate::forward) fn choices(&self) -> String {
+    pub fn choices(&self) -> String {
         let Self { products, d, dv, masking, tiling } = *self;
         let Tiling { row_tiles, row_warps, key_groups, keys, step, stages, q_in_registers, blocks } = tiling;
         let (products, masking, q) = (products.name(), masking.name(), u32::from(q_in_registers));
@@ -167,7 +168,7 @@ impl FusedForward {
     }
 
     /// What warp.cuh leaves open.
-    pub(in crate::forward) fn defines(&self) -> Vec<(&'static str, String)> {
+    pub fn defines(&self) -> Vec<(&'static str, String)> {
         let tiling = self.tiling;
         let numbers = [
             ("THERIA_D", self.d),
@@ -187,7 +188,7 @@ impl FusedForward {
     }
 
     /// Bytes of a row of a tile in shared memory.
-    pub(in crate::forward) fn row_bytes(&self, columns: u32) -> u32 {
+    pub fn row_bytes(&self, columns: u32) -> u32 {
         columns * self.products.element() + 16
     }
 

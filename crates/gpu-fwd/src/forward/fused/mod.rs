@@ -11,7 +11,6 @@ pub use backend::CudaFused;
 pub use choice::Choice;
 pub(super) use choice::all;
 pub use instance::{FusedForward, Masking, Products, Tiling};
-pub use occasion::{Load, Occasion};
-pub(super) use occasion::{ROOMS, room};
+pub use occasion::{Load, Occasion, ROOMS, room};
 pub use table::Table;
 pub use tune::Tuned;

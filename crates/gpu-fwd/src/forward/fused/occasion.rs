@@ -8,10 +8,10 @@ use theria_contract::{Precision, Problem};
 use super::{Masking, Products};
 
 /// Rooms for D and Dv, narrowest first.
-pub(in crate::forward) const ROOMS: [u32; 6] = [32, 64, 96, 128, 192, 256];
+pub const ROOMS: [u32; 6] = [32, 64, 96, 128, 192, 256];
 
 /// Room for both head dimensions.
-pub(in crate::forward) fn room(problem: &Problem) -> u32 {
+pub fn room(problem: &Problem) -> u32 {
     let widest = problem.shape().d.max(problem.shape().dv) as u32;
     ROOMS.into_iter().find(|room| *room >= widest).unwrap_or(ROOMS[ROOMS.len() - 1])
 }

@@ -1,0 +1,199 @@
+//! The backend.
+
+use theria_contract::{
+    Attention, Checks, Cotangent, Directions, Element, Inputs, Precision, Primal, Problem, Qkv, Result, Rule,
+    SavedView, SavedViewMut, SecondOrder, Support, Tangent,
+};
+use theria_gpu_fwd::forward::{self, Masking, Products, Table, room};
+use theria_gpu_fwd::{Cuda, CudaView, CudaViewMut, CudaWorkspace, Library};
+
+use super::FusedSweep;
+use super::choice::sweeps;
+use crate::call::Call;
+use crate::pairs::{PairKernel, Sweep};
+use crate::part::{Order, Part, Records};
+use crate::rules;
+
+/// Fused attention on tensor cores, with every rule.
+///
+/// Row statistics and the gradient of a bias are made on plain arithmetic units, and so is a sweep for which a device
+/// has not the shared memory.
+#[derive(Debug)]
+pub struct CudaFused {
+    forward: forward::CudaFused,
+    cuda: Cuda,
+    precision: Precision,
+    sweeps: Library<FusedSweep>,
+    pairs: Library<PairKernel>,
+}
+
+impl CudaFused {
+    /// On this device's memory.
+    pub fn new(cuda: Cuda) -> Self {
+        let device = cuda.device();
+        let (sweeps, pairs) = (Library::new(device.clone()), Library::new(device.clone()));
+        Self {
+            forward: forward::CudaFused::new(cuda.clone()),
+            cuda,
+            precision: Precision::F32,
+            sweeps,
+            pairs,
+        }
+    }
+
+    /// With these choices for the forward, see [`forward::CudaFused::with_table`].
+    #[must_use]
+    pub fn with_table(mut self, table: Table) -> Self {
+        self.forward = self.forward.with_table(table);
+        self
+    }
+
+    /// With f32 operands rounded to TF32, see [`forward::CudaFused::with_tf32`].
+    #[must_use]
+    pub fn with_tf32(mut self) -> Self {
+        self.forward = self.forward.with_tf32();
+        self.precision = Precision::Tf32;
+        self
+    }
+
+    /// With checks on values, which wait for the device and copy to the host.
+    #[must_use]
+    pub fn with_checks(mut self, checks: Checks) -> Self {
+        self.forward = self.forward.with_checks(checks);
+        self
+    }
+
+    /// Its forward, to be asked for choices.
+    pub fn forward_backend(&self) -> &forward::CudaFused {
+        &self.forward
+    }
+
+    /// Its forward, to be tuned.
+    pub fn forward_backend_mut(&mut self) -> &mut forward::CudaFused {
+        &mut self.forward
+    }
+
+    /// The sweeps that serve a launch of a problem whose rows are whole vectors, or are not; none where kernels that
+    /// take pairs do.
+    fn sweeps(&self, part: Part, problem: &Problem, vectors: bool) -> Option<Vec<FusedSweep>> {
+        let products = Products::of(problem.dtype(), self.precision)?;
+        let masking = Masking::of(problem, vectors);
+        sweeps(part, products, room(problem), masking, self.cuda.device().architecture())
+    }
+}
+
+impl<E: Element> rules::Launches<E> for CudaFused {
+    fn records(&self, problem: &Problem, order: Order) -> Records {
+        Records::of(problem, order, E::DTYPE.size() == 4)
+    }
+
+    fn launch(&self, part: Part, call: &Call<'_, '_, E>, records: Records) -> Result<()> {
+        let sweeps = match part {
+            Part::Statistics(_) | Part::Bias(_) => None,
+            Part::Jvp | Part::Queries(_) | Part::Keys(_) => self.sweeps(part, call.problem, call.vectors),
+        };
+        let Some(sweeps) = sweeps else {
+            let factored = E::DTYPE.size() == 4;
+            let sweep = if factored { Sweep::Large } else { Sweep::Never };
+            let instance = PairKernel { part, dtype: E::DTYPE, factored, sweep };
+            // SAFETY: a call's tensors were verified, and are borrowed while the launch is asked for; whatever is
+            // asked of the device later comes after it.
+            #[allow(unsafe_code)]
+            return unsafe { rules::launch_pairs(&self.pairs, instance, call, records) };
+        };
+        for sweep in sweeps {
+            let section = if sweep.cut.masking == Masking::Intervals { 16 } else { 1 };
+            let grid = sweep.grid(call.problem, section);
+            // SAFETY: the same.
+            #[allow(unsafe_code)]
+            unsafe {
+                self.sweeps.launch(sweep, grid.blocks(), &call.rules(grid, records))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<E: Element> Attention<E> for CudaFused {
+    type Storage = Cuda;
+
+    fn name(&self) -> &'static str {
+        Attention::<E>::name(&self.forward)
+    }
+
+    fn storage(&self) -> &Cuda {
+        &self.cuda
+    }
+
+    fn support(&self, problem: &Problem, _: Rule) -> Support {
+        Attention::<E>::support(&self.forward, problem, Rule::Forward)
+    }
+
+    fn workspace_bytes(&self, problem: &Problem, rule: Rule) -> usize {
+        rules::workspace_bytes::<E>(self, problem, rule)
+    }
+
+    fn checks(&self) -> Checks {
+        Attention::<E>::checks(&self.forward)
+    }
+
+    fn forward_kernel(
+        &self,
+        problem: &Problem,
+        inputs: Primal<&Inputs<'_, Cuda, E>>,
+        saved: Primal<SavedViewMut<'_, Cuda, E>>,
+        workspace: &mut CudaWorkspace,
+    ) -> Result<()> {
+        self.forward.forward_kernel(problem, inputs, saved, workspace)
+    }
+
+    fn backward_kernel(
+        &self,
+        problem: &Problem,
+        inputs: Primal<&Inputs<'_, Cuda, E>>,
+        saved: Primal<SavedView<'_, Cuda, E>>,
+        cotangent: Cotangent<CudaView<'_, E>>,
+        gradients: Cotangent<Qkv<CudaViewMut<'_, E>>>,
+        workspace: &mut CudaWorkspace,
+    ) -> Result<()> {
+        rules::backward(self, problem, inputs, saved, cotangent, &gradients, workspace)
+    }
+
+    fn jvp_kernel(
+        &self,
+        problem: &Problem,
+        inputs: Primal<&Inputs<'_, Cuda, E>>,
+        saved: Primal<SavedView<'_, Cuda, E>>,
+        directions: Tangent<Directions<CudaView<'_, E>>>,
+        saved_tangent: Tangent<SavedViewMut<'_, Cuda, E>>,
+        workspace: &mut CudaWorkspace,
+    ) -> Result<()> {
+        rules::jvp(self, problem, inputs, saved, directions, &saved_tangent, workspace)
+    }
+
+    fn second_order_kernel(
+        &self,
+        problem: &Problem,
+        inputs: Primal<&Inputs<'_, Cuda, E>>,
+        saved: Primal<SavedView<'_, Cuda, E>>,
+        directions: Tangent<Directions<CudaView<'_, E>>>,
+        saved_tangent: Tangent<SavedView<'_, Cuda, E>>,
+        cotangent: Cotangent<CudaView<'_, E>>,
+        cotangent_tangent: Option<Tangent<Cotangent<CudaView<'_, E>>>>,
+        outputs: SecondOrder<CudaViewMut<'_, E>>,
+        workspace: &mut CudaWorkspace,
+    ) -> Result<()> {
+        let from = (directions, saved_tangent);
+        rules::second_order(
+            self,
+            problem,
+            inputs,
+            saved,
+            from,
+            cotangent,
+            cotangent_tangent,
+            &outputs,
+            workspace,
+        )
+    }
+}

@@ -1,0 +1,9 @@
+//! `cuda-fused`: every rule on tensor cores, nothing of size T×M.
+
+mod backend;
+mod choice;
+mod instance;
+
+pub use backend::CudaFused;
+pub(crate) use choice::all;
+pub(crate) use instance::{FusedSweep, Makes};

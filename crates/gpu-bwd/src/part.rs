@@ -1,0 +1,69 @@
+//! The launches that rules are made of.
+
+use theria_contract::{DType, Problem};
+
+/// A launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Part {
+    /// O′ and μ.
+    Jvp,
+    /// What backward and second order know of each query before they sweep.
+    Statistics(Order),
+    /// dQ, or its tangent.
+    Queries(Order),
+    /// dK and dV, or their tangents.
+    Keys(Order),
+    /// dBias, or its tangent.
+    Bias(Order),
+}
+
+/// Which derivative.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Order {
+    /// That of the backward.
+    First,
+    /// That of the second order.
+    Second,
+}
+
+impl Order {
+    /// As kernels count it.
+    pub(crate) fn number(self) -> u32 {
+        match self {
+            Self::First => 1,
+            Self::Second => 2,
+        }
+    }
+}
+
+/// What is known of each query, as it lies in the scratch: `Record` of rules.cuh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Records {
+    /// Records of a head: its queries, and as many more as a last tile may read.
+    pub(crate) padded: usize,
+    /// Bytes of one.
+    record: usize,
+    heads: usize,
+}
+
+impl Records {
+    /// Tiles of queries divide it.
+    const MULTIPLE: usize = 128;
+
+    /// Those of a problem. FACTORED: whether they have the factor that takes the rounding of lse out.
+    pub(crate) fn of(problem: &Problem, order: Order, factored: bool) -> Self {
+        let shape = problem.shape();
+        let sum = if problem.dtype() == DType::F64 { 8 } else { 4 };
+        let numbers = order.number() as usize * if factored { 4 } else { 2 };
+        Self {
+            padded: shape.t.next_multiple_of(Self::MULTIPLE),
+            record: numbers * sum,
+            heads: shape.batch.saturating_mul(shape.heads_q),
+        }
+    }
+
+    /// Bytes of all.
+    pub(crate) fn bytes(&self) -> usize {
+        self.padded.saturating_mul(self.record).saturating_mul(self.heads).min(usize::MAX >> 8)
+    }
+}

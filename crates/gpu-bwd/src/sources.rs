@@ -1,0 +1,55 @@
+//! The texts in `kernels/`.
+
+use theria_gpu_fwd::Source;
+
+/// Headers of this crate, beside those of the forward.
+const OWN: [(&str, &str); 3] = [
+    ("rules.cuh", include_str!("../kernels/rules.cuh")),
+    ("curve.cuh", include_str!("../kernels/curve.cuh")),
+    ("pairs.cuh", include_str!("../kernels/pairs.cuh")),
+];
+
+/// Everything that a kernel of the higher rules may include.
+const HEADERS: &[(&str, &str)] = &{
+    let (forward, mut all) = (theria_gpu_fwd::HEADERS, [("", ""); 8]);
+    assert!(forward.len() + OWN.len() == all.len(), "room for all headers");
+    let mut n = 0;
+    while n < all.len() {
+        all[n] = if n < forward.len() { forward[n] } else { OWN[n - forward.len()] };
+        n += 1;
+    }
+    all
+};
+
+macro_rules! source {
+    ($name:literal) => {
+        Source { name: $name, text: include_str!(concat!("../kernels/", $name)), headers: HEADERS }
+    };
+}
+
+pub(crate) const FUSED_JVP: Source = source!("fused_jvp.cu");
+pub(crate) const FUSED_QUERIES: Source = source!("fused_queries.cu");
+pub(crate) const FUSED_KEYS: Source = source!("fused_keys.cu");
+pub(crate) const STATISTICS: Source = source!("statistics.cu");
+pub(crate) const REFERENCE_JVP: Source = source!("reference_jvp.cu");
+pub(crate) const REFERENCE_QUERIES: Source = source!("reference_queries.cu");
+pub(crate) const REFERENCE_KEYS: Source = source!("reference_keys.cu");
+pub(crate) const REFERENCE_BIAS: Source = source!("reference_bias.cu");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kernel_waits_for_the_launches_ahead_and_lets_the_next_one_start() {
+        let fused = [FUSED_JVP, FUSED_QUERIES, FUSED_KEYS, STATISTICS];
+        for source in
+            fused.into_iter().chain([REFERENCE_JVP, REFERENCE_QUERIES, REFERENCE_KEYS, REFERENCE_BIAS])
+        {
+            let kernel = &source.text[source.text.find("__global__").unwrap()..];
+            for call in ["let_next_launch_start();", "await_launches_ahead("] {
+                assert_eq!(kernel.matches(call).count(), 1, "{}: {call}", source.name);
+            }
+        }
+    }
+}
