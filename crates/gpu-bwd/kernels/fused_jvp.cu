@@ -166,10 +166,12 @@ static THERIA_DEVICE void look_tangent(Scores &s_tangent, const Rules &p, const 
             }
 }
 
-// O' and μ of a warp's rows.
-static THERIA_DEVICE void finish(Moving &state, unsigned memory, const Rules &p, const Rows &at) {
+// O' and μ of a warp's rows, by way of shared memory of theirs.
+static THERIA_DEVICE void finish(const Moving &state, unsigned memory, const Rules &p, const Rows &at) {
+    using OutTile = Tile<Math, WARP_ROWS, DV>;
+    const Forward &f = p.forward;
     int lane = threadIdx.x % WARP;
-    float weight[ROW_TILES][2];
+    OutTile::read(memory, f.out, at.b, at.h, at.first, f.score.t - at.first, f.dv, f.vectors);
 #pragma unroll
     for (int r = 0; r < ROW_TILES; ++r)
 #pragma unroll
@@ -181,28 +183,24 @@ static THERIA_DEVICE void finish(Moving &state, unsigned memory, const Rules &p,
                 dot += __shfl_xor_sync(FULL_WARP, dot, step);
             }
             int i = at.row(r, half);
-            bool there = i < p.forward.score.t;
-            float lse = there ? *p.forward.lse.at<float>(at.b, at.h, i) : 0;
+            bool there = i < f.score.t;
+            float lse = there ? *f.lse.at<float>(at.b, at.h, i) : -infinity();
             // A row without weight and without lse sees nothing. One that has but one of the two was handed over wrongly.
-            bool blind = lse == -infinity() && sum == 0;
-            bool wrong = (lse == -infinity()) != (sum == 0);
-            float shift = blind ? 0 : wrong ? not_a_number() : __fdividef(dot, sum), mu = shift + state.centre[r][half];
-            weight[r][half] = 1;
-            float scaled = blind ? 0 : __fdividef(float(p.forward.score.kept), sum);
+            bool blind = lse == -infinity() && sum == 0, wrong = !blind && (lse == -infinity() || sum == 0);
+            float shift = blind ? 0 : wrong ? not_a_number() : __fdividef(dot, sum);
+            float weight = blind ? 0 : __fdividef(float(f.score.kept), sum);
             if (lane % 4 == 0 && there)
-                *p.mu.at<float>(at.b, at.h, i) = mu;
-            const E *saved = p.forward.out.at<E>(at.b, at.h, min_of(i, p.forward.score.t - 1));
+                *p.mu.at<float>(at.b, at.h, i) = blind ? 0 : shift + state.centre[r][half];
 #pragma unroll
-            for (int n = 0; n < DV / 8; ++n)
-#pragma unroll
-                for (int c = 0; c < 2; ++c) {
-                    int column = 8 * n + 2 * (lane % 4) + c;
-                    float o = column < p.forward.dv ? Element<E>::to_acc(saved[column]) : 0;
-                    float &x = state.out[r][n].x[2 * half + c];
-                    x = fmaf(x, scaled, -shift * o);
-                }
+            for (int n = 0; n < DV / 8; ++n) {
+                unsigned place = OutTile::at(memory, 16 * r + 8 * half + lane / 4, 8 * n + 2 * (lane % 4));
+                float2 o = Math::load_pair(place);
+                Math::store_pair(place, fmaf(state.out[r][n].x[2 * half], weight, -shift * o.x),
+                                 fmaf(state.out[r][n].x[2 * half + 1], weight, -shift * o.y));
+            }
         }
-    put(state.out, weight, memory, p.out_tangent, p.forward.dv, p.forward, at);
+    __syncwarp();
+    OutTile::write(memory, p.out_tangent, at.b, at.h, at.first, f.score.t - at.first, f.dv, f.vectors);
 }
 
 // A step of keys at `k`, those of K' behind them, and of values at `v`, those of V' behind them.

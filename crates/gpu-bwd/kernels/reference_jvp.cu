@@ -11,7 +11,7 @@ using namespace theria;
 
 constexpr int WARPS = 4; // of a block: queries of it
 
-extern "C" __global__ void __launch_bounds__(WARPS *WARP) kernel(const __grid_constant__ Rules all) {
+extern "C" __global__ void __launch_bounds__(WARPS *WARP, 1) kernel(const __grid_constant__ Rules all) {
     let_next_launch_start();
     await_launches_ahead();
     const Forward &p = all.forward;

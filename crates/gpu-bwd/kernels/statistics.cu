@@ -27,7 +27,7 @@ static THERIA_DEVICE Acc dot_of_warp(const View &a, const View &b, int batch, in
     return sum_of_warp(sum);
 }
 
-extern "C" __global__ void __launch_bounds__(WARPS *WARP) kernel(const __grid_constant__ Rules all) {
+extern "C" __global__ void __launch_bounds__(WARPS *WARP, 1) kernel(const __grid_constant__ Rules all) {
     let_next_launch_start();
     await_launches_ahead();
     const Forward &p = all.forward;

@@ -55,6 +55,7 @@ impl<'a, 'i, E: Element> Call<'a, 'i, E> {
         call.copied(&inputs.q);
         call.copied(&inputs.k);
         call.copied(&inputs.v);
+        call.copied(&saved.output);
         Ok(call)
     }
 

@@ -118,6 +118,13 @@ template <class E> struct Half {
         asm volatile("st.shared.b32 [%0], %1;" ::"r"(at), "r"(pair(first, second)) : "memory");
     }
 
+    // Two neighbours out of a tile.
+    static THERIA_DEVICE float2 load_pair(unsigned at) {
+        E x, y;
+        asm volatile("ld.shared.v2.u16 {%0, %1}, [%2];" : "=h"(x.bits), "=h"(y.bits) : "r"(at));
+        return {theria::Element<E>::to_acc(x), theria::Element<E>::to_acc(y)};
+    }
+
     // K columns of accumulators as an operand: what a lane holds of one is what it must hold of the other.
     static constexpr int PIECES = 2;
     static THERIA_DEVICE A from_pieces(const Piece *s) {
@@ -249,6 +256,11 @@ template <int TERMS> struct Single {
     static THERIA_DEVICE void store_pair(unsigned at, float first, float second) {
         asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at), "f"(first), "f"(second) : "memory");
     }
+    static THERIA_DEVICE float2 load_pair(unsigned at) {
+        float2 x;
+        asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(at));
+        return x;
+    }
 
     static constexpr int PIECES = 1;
     static THERIA_DEVICE A from_pieces(const Piece *s) {
@@ -308,6 +320,30 @@ template <class Math, int ROWS, int COLUMNS> struct Tile {
                     fetch(corner[row * to.row + column], at(tile, row, column));
             }
         }
+    }
+
+    // Brings the `left` rows that exist into a warp's own tile, from row `first` on; all else of it is zero.
+    static THERIA_DEVICE void read(unsigned tile, const View &from, int b, int h, int first, int left, int width,
+                                   bool vectors) {
+        constexpr int CHUNKS = COLUMNS / VECTOR;
+        int lane = threadIdx.x % WARP;
+        const E *corner = from.at<E>(b, h, first);
+        if (vectors) {
+            for (int n = lane; n < ROWS * CHUNKS; n += WARP) {
+                int row = n / CHUNKS, column = n % CHUNKS * VECTOR;
+                bool there = row < left && column < width;
+                copy_async(at(tile, row, column), there ? static_cast<const void *>(corner + row * from.row + column) : from.data,
+                           there);
+            }
+            commit_copies();
+            await_copies<0>();
+        } else {
+            for (int n = lane; n < ROWS * COLUMNS; n += WARP) {
+                int row = n / COLUMNS, column = n % COLUMNS;
+                store(at(tile, row, column), row < left && column < width ? corner[row * from.row + column] : E{});
+            }
+        }
+        __syncwarp();
     }
 
     static THERIA_DEVICE uint4 vector(unsigned address) {

@@ -8,7 +8,7 @@ use theria_gpu_fwd::forward::{self, Masking, Products, Table, room};
 use theria_gpu_fwd::{Cuda, CudaView, CudaViewMut, CudaWorkspace, Library};
 
 use super::FusedSweep;
-use super::choice::sweeps;
+use super::choice::{looked_at, sweeps};
 use crate::call::Call;
 use crate::pairs::{PairKernel, Sweep};
 use crate::part::{Order, Part, Records};
@@ -77,8 +77,9 @@ impl CudaFused {
     /// take pairs do.
     fn sweeps(&self, part: Part, problem: &Problem, vectors: bool) -> Option<Vec<FusedSweep>> {
         let products = Products::of(problem.dtype(), self.precision)?;
-        let masking = Masking::of(problem, vectors);
-        sweeps(part, products, room(problem), masking, self.cuda.device().architecture())
+        let room = room(problem);
+        let masking = looked_at(products, room, Masking::of(problem, vectors));
+        sweeps(part, products, room, masking, self.cuda.device().architecture())
     }
 }
 

@@ -35,6 +35,12 @@ fn tilings(part: Part, products: Products, room: u32, masking: Masking) -> Vec<T
     vec![first, narrow, least, Tiling { row_warps: 2, ..least }]
 }
 
+/// What is looked at by the sweeps that serve a masking: beside two operands for one, registers of wide heads do not
+/// hold what a kernel needs that looks at some scores only.
+pub(super) fn looked_at(products: Products, room: u32, masking: Masking) -> Masking {
+    if products == Products::Split && room >= 128 { Masking::Everything } else { masking }
+}
+
 /// The sweeps of a launch on an occasion, one after the other; none where no tiling fits the device.
 pub(super) fn sweeps(
     part: Part,
@@ -68,6 +74,9 @@ pub(crate) fn all(architecture: Architecture) -> Vec<FusedSweep> {
     for products in Products::ALL {
         for room in ROOMS {
             for masking in Masking::ALL {
+                if looked_at(products, room, masking) != masking {
+                    continue;
+                }
                 for part in &parts {
                     all.extend(sweeps(*part, products, room, masking, architecture).into_iter().flatten());
                 }
