@@ -9,10 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};
 use theria_contract::conformance::Suite;
-use theria_contract::{
-    Attention, Element, Host, Inputs, Precision, Primal, Problem, Result, Rule, SavedViewMut, Scalar,
-    Storage, Support, TensorView, Workspace,
-};
+use theria_contract::{Attention, Element, Host, Precision};
 use theria_gpu_fwd::{Cuda, Device};
 
 use crate::evidence::{self, Ran, Row, rows_of};
@@ -131,56 +128,4 @@ pub fn standard(precision: Option<Precision>) -> Suite {
     ];
     let suite = Suite { precision, ..Suite::standard() };
     if short() { suite.only(|name| SHORT.contains(&name)) } else { suite }
-}
-
-/// A backend of a device as one of the host: operands go there, results come back. So a device can judge
-/// what would take the host too long.
-#[derive(Debug)]
-pub struct ByHost<B>(pub B);
-
-impl<E: Element, B: Attention<E>> Attention<E> for ByHost<B> {
-    type Storage = Host;
-
-    fn name(&self) -> &'static str {
-        self.0.name()
-    }
-
-    fn storage(&self) -> &Host {
-        &Host
-    }
-
-    fn support(&self, problem: &Problem, rule: Rule) -> Support {
-        self.0.support(problem, rule)
-    }
-
-    fn workspace_bytes(&self, _: &Problem, _: Rule) -> usize {
-        0
-    }
-
-    fn forward_kernel(
-        &self,
-        problem: &Problem,
-        Primal(inputs): Primal<&Inputs<'_, Host, E>>,
-        Primal(mut saved): Primal<SavedViewMut<'_, Host, E>>,
-        _: &mut Workspace,
-    ) -> Result<()> {
-        let there = self.0.storage();
-        let (q, k, v) = (upload(there, inputs.q)?, upload(there, inputs.k)?, upload(there, inputs.v)?);
-        let bias = inputs.bias.map(|bias| upload(there, bias)).transpose()?;
-        let mask = inputs.mask.map(|mask| upload(there, mask)).transpose()?;
-        let lengths = inputs.key_lengths.map(|lengths| upload(there, lengths)).transpose()?;
-        let operands = Inputs {
-            bias: bias.as_ref().map(B::Storage::view),
-            mask: mask.as_ref().map(B::Storage::view),
-            key_lengths: lengths.as_ref().map(B::Storage::view),
-            ..Inputs::new(B::Storage::view(&q), B::Storage::view(&k), B::Storage::view(&v))
-        };
-        let Primal(made) = self.0.forward(problem, Primal(&operands))?;
-        saved.output.copy_from(there.download(B::Storage::view(&made.output))?.view())?;
-        saved.lse.copy_from(there.download(B::Storage::view(&made.lse))?.view())
-    }
-}
-
-fn upload<S: Storage, T: Scalar>(storage: &S, view: TensorView<'_, T>) -> Result<S::Tensor<T>> {
-    storage.upload(&view.to_tensor())
 }

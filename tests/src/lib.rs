@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod by_host;
 pub mod calls;
 pub mod device;
 pub mod evidence;

@@ -4,7 +4,8 @@ use half::{bf16, f16};
 use theria_contract::Precision;
 use theria_gpu_fwd::forward::{CudaFast, CudaRef};
 use theria_jvp_hvp::Dense;
-use theria_tests::device::{ByHost, DeviceSuite, conform, standard};
+use theria_tests::by_host::ByHost;
+use theria_tests::device::{DeviceSuite, conform, standard};
 use theria_tests::on_device;
 
 fn main() {

@@ -5,7 +5,8 @@ use theria_contract::Precision;
 use theria_gpu_fwd::Cuda;
 use theria_gpu_fwd::forward::{CudaFused, CudaRef, Table};
 use theria_jvp_hvp::Dense;
-use theria_tests::device::{ByHost, DeviceSuite, conform, standard};
+use theria_tests::by_host::ByHost;
+use theria_tests::device::{DeviceSuite, conform, standard};
 use theria_tests::{on_device, wrong_kernels};
 
 /// With the shipped choices: evidence speaks for what is shipped.

@@ -27,6 +27,7 @@ fn tilings(part: Part, products: Products, room: u32, masking: Masking) -> Vec<T
         (true, ..=128, false, Part::Queries(Order::First)) => tiling([2, 4, 32, 32, 2], 1),
         (true, ..=128, false, Part::Keys(Order::Second)) => tiling([1, 8, 16, 16, 2], 1),
         (true, ..=128, false, _) => tiling([1, 8, 32, 32, 2], 1),
+        (true, 193.., true, Part::Queries(Order::Second)) => tiling([1, 2, 16, 16, 2], 1),
         (true, ..=128, true, _) | (false, ..=64, ..) => tiling([1, 4, 32, 16, 2], 1),
         _ => tiling([1, 4, 16, 16, 2], 1),
     };

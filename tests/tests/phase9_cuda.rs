@@ -1,0 +1,68 @@
+//! Phase 9: backward, JVP and second order on a device.
+
+use half::{bf16, f16};
+use theria_contract::Precision;
+use theria_gpu_bwd::{CudaFused, CudaRef};
+use theria_gpu_fwd::Cuda;
+use theria_gpu_fwd::forward::Table;
+use theria_jvp_hvp::Dense;
+use theria_tests::by_host::ByHost;
+use theria_tests::device::{DeviceSuite, conform, standard};
+use theria_tests::on_device;
+
+/// With the shipped choices: evidence speaks for what is shipped.
+fn fused(cuda: &Cuda) -> CudaFused {
+    CudaFused::new(cuda.clone()).with_table(Table::default())
+}
+
+fn reference(cuda: &Cuda) -> CudaRef {
+    CudaRef::new(cuda.clone())
+}
+
+fn main() {
+    DeviceSuite::new(9)
+        .test("reference_in_f64", |cuda| {
+            conform::<f64, _, _>(&standard(None), &reference(cuda), &Dense::new())
+        })
+        .test("reference_in_f32", |cuda| {
+            conform::<f32, _, _>(&standard(None), &reference(cuda), &Dense::new())
+        })
+        .test("reference_in_f16", |cuda| {
+            conform::<f16, _, _>(&standard(None), &reference(cuda), &Dense::new())
+        })
+        .test("reference_in_bf16", |cuda| {
+            conform::<bf16, _, _>(&standard(None), &reference(cuda), &Dense::new())
+        })
+        .test("fused_in_f32_by_a_split", |cuda| {
+            conform::<f32, _, _>(&standard(None), &fused(cuda), &Dense::new())
+        })
+        .test("fused_in_f32_by_tf32", |cuda| {
+            let backend = fused(cuda).with_tf32();
+            conform::<f32, _, _>(&standard(Some(Precision::Tf32)), &backend, &Dense::new())
+        })
+        .test("fused_in_f16", |cuda| conform::<f16, _, _>(&standard(None), &fused(cuda), &Dense::new()))
+        .test("fused_in_bf16", |cuda| conform::<bf16, _, _>(&standard(None), &fused(cuda), &Dense::new()))
+        .test("random_problems_in_f64_by_the_reference", |cuda| {
+            on_device::random_problems::<f64, _, _>(&reference(cuda), &Dense::new(), None)
+        })
+        .test("random_problems_in_f32", |cuda| {
+            on_device::random_problems::<f32, _, _>(&fused(cuda), &Dense::new(), None)
+        })
+        .test("random_problems_in_bf16", |cuda| {
+            on_device::random_problems::<bf16, _, _>(&fused(cuda), &Dense::new(), None)
+        })
+        .test("every_room_in_bf16", |cuda| {
+            on_device::every_room::<bf16, _, _>(&fused(cuda), &ByHost(reference(cuda)), None)
+        })
+        .test("every_room_in_f16", |cuda| {
+            on_device::every_room::<f16, _, _>(&fused(cuda), &ByHost(reference(cuda)), None)
+        })
+        .test("every_room_in_f32_by_a_split", |cuda| {
+            on_device::every_room::<f32, _, _>(&fused(cuda), &ByHost(reference(cuda)), None)
+        })
+        .test("every_room_in_f32_by_tf32", |cuda| {
+            let (backend, oracle) = (fused(cuda).with_tf32(), ByHost(reference(cuda)));
+            on_device::every_room::<f32, _, _>(&backend, &oracle, Some(Precision::Tf32))
+        })
+        .run()
+}
