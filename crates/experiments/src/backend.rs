@@ -10,7 +10,8 @@ use half::{bf16, f16};
 use theria_contract::{
     Attention, Checks, DType, Element, Error, Precision, Problem, Refusal, Result, Rule, Support,
 };
-use theria_gpu_fwd::forward::{CudaFast, CudaFused, CudaRef};
+use theria_gpu_bwd::{CudaFused, CudaRef};
+use theria_gpu_fwd::forward::CudaFast;
 
 use crate::bench::Timed;
 use crate::case_file::Case;

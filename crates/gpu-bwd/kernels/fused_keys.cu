@@ -29,16 +29,15 @@ struct Seeing {
     THERIA_DEVICE Seeing(const Forward &p, int first, int last, int length) {
         const Score &score = p.score;
         begin = 0, end = score.t, low = 0, high = score.t;
-        if (MASKING != LENGTHS) {
-            // A query sees keys from i + origin - back to i + origin + ahead.
-            if (score.ahead != Score::UNBOUNDED) {
-                begin = max_of(0, min_of(first - score.origin - score.ahead, score.t)) & ~15;
-                low = max_of(0, min_of(last - score.origin - score.ahead, score.t));
-            }
-            if (score.back != Score::UNBOUNDED) {
-                end = max_of(0, min_of(last - score.origin + score.back + 1, score.t));
-                high = max_of(0, min_of(first - score.origin + score.back + 1, score.t));
-            }
+        // A query sees keys from i + origin - back to i + origin + ahead.
+        auto query = [&](long long i) { return int(i < 0 ? 0 : i > score.t ? score.t : i); };
+        if (MASKING != LENGTHS && score.ahead != Score::UNBOUNDED) {
+            begin = query((long long)first - score.origin - score.ahead) & ~15;
+            low = query((long long)last - score.origin - score.ahead);
+        }
+        if (MASKING != LENGTHS && score.back != Score::UNBOUNDED) {
+            end = query((long long)last - score.origin + score.back + 1);
+            high = query((long long)first - score.origin + score.back + 1);
         }
         if (first >= length)
             end = 0;
