@@ -6,9 +6,11 @@ use theria_gpu_bwd::{CudaFused, CudaRef};
 use theria_gpu_fwd::Cuda;
 use theria_gpu_fwd::forward::Table;
 use theria_jvp_hvp::Dense;
+use theria_jvp_hvp::proof::Proof;
 use theria_tests::by_host::ByHost;
 use theria_tests::device::{DeviceSuite, conform, standard};
 use theria_tests::on_device;
+use theria_tests::proving::prove;
 
 /// With the shipped choices: evidence speaks for what is shipped.
 fn fused(cuda: &Cuda) -> CudaFused {
@@ -32,6 +34,9 @@ fn main() {
         })
         .test("reference_in_bf16", |cuda| {
             conform::<bf16, _, _>(&standard(None), &reference(cuda), &Dense::new())
+        })
+        .test("every_proof_of_the_reference_in_f64", |cuda| {
+            prove(&ByHost(reference(cuda)), &Dense::new(), &Proof::ALL)
         })
         .test("fused_in_f32_by_a_split", |cuda| {
             conform::<f32, _, _>(&standard(None), &fused(cuda), &Dense::new())
