@@ -17,52 +17,64 @@ use crate::sources::write_file;
 use budget::{Budget, Remedy, Violation};
 use report::{Instance, Outcome};
 
-const BUDGET: &str = "crates/gpu-fwd/kernels/budget.toml";
+/// The crates that have kernels, and the budget of each.
+const CRATES: [(&str, &str); 2] = [
+    ("theria-gpu-fwd", "crates/gpu-fwd/kernels/budget.toml"),
+    ("theria-gpu-bwd", "crates/gpu-bwd/kernels/budget.toml"),
+];
 
 /// Prints what every instance needs, and judges nothing.
 pub(crate) fn print(root: &Path) -> Result<()> {
-    let instances = compile(root)?;
-    print!("{}", table(&instances));
+    for (package, _) in CRATES {
+        print!("{}", table(&compile(root, package)?));
+    }
     Ok(())
 }
 
-/// Fails with everything that breaks the budget.
+/// Fails with everything that breaks the budget of a crate.
 pub(crate) fn check(root: &Path) -> Result<()> {
-    let budget = read_budget(root)?;
-    judge(&compile(root)?, &budget)
+    for (package, budget) in CRATES {
+        let allowed = read_budget(root, budget)?;
+        judge(&compile(root, package)?, &allowed, budget)?;
+    }
+    Ok(())
 }
 
-/// Writes the registers that were measured as the new budget. What no budget allows still fails.
+/// Writes the registers that were measured as the new budgets. What no budget allows still fails.
 pub(crate) fn bless(root: &Path) -> Result<()> {
-    let instances = compile(root)?;
-    let budget = Budget::of(&instances);
-    write_file(&root.join(BUDGET), &budget.to_string())?;
-    println!("kernels: wrote {BUDGET}");
-    judge(&instances, &budget)
+    for (package, budget) in CRATES {
+        let instances = compile(root, package)?;
+        let allowed = Budget::of(&instances);
+        write_file(&root.join(budget), &allowed.to_string())?;
+        println!("kernels: wrote {budget}");
+        judge(&instances, &allowed, budget)?;
+    }
+    Ok(())
 }
 
-fn compile(root: &Path) -> Result<Vec<Instance>> {
+fn compile(root: &Path, package: &str) -> Result<Vec<Instance>> {
     let folder = compiler::fetched(root)?;
     let start = Instant::now();
-    let instances = report::of_every_instance(root, &folder)?;
-    println!("kernels: compiled {} instances in {:.1} s", instances.len(), start.elapsed().as_secs_f64());
+    let instances = report::of_every_instance(root, package, &folder)?;
+    let seconds = start.elapsed().as_secs_f64();
+    println!("kernels: compiled {} instances of {package} in {seconds:.1} s", instances.len());
     Ok(instances)
 }
 
-fn read_budget(root: &Path) -> Result<Budget> {
-    match fs::read_to_string(root.join(BUDGET)) {
-        Ok(text) => Budget::parse(&text).with_context(|| format!("{BUDGET} is not a budget")),
+fn read_budget(root: &Path, path: &str) -> Result<Budget> {
+    match fs::read_to_string(root.join(path)) {
+        Ok(text) => Budget::parse(&text).with_context(|| format!("{path} is not a budget")),
         // Without a file every instance is reported as one that has no budget.
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Budget::default()),
-        Err(error) => Err(error).with_context(|| format!("cannot read {BUDGET}")),
+        Err(error) => Err(error).with_context(|| format!("cannot read {path}")),
     }
 }
 
-fn judge(instances: &[Instance], budget: &Budget) -> Result<()> {
+fn judge(instances: &[Instance], budget: &Budget, path: &str) -> Result<()> {
     let violations = budget::judge(instances, budget);
     if violations.is_empty() {
         let below = budget.tighter(instances);
-        println!("kernels: no spills, no stack, and {} instances within {BUDGET}", instances.len());
+        println!("kernels: no spills, no stack, and {} instances within {path}", instances.len());
         if below > 0 {
             println!(
                 "kernels: {below} need fewer registers than allowed; `cargo xtask kernels --bless` keeps that"
@@ -149,7 +161,7 @@ mod tests {
         };
         let instances = [spilling("a"), spilling("b"), refused("c", "sm_80")];
         let budget = Budget::parse("[sm_90a]\na = 64\nb = 64\n").expect("a budget");
-        let error = judge(&instances, &budget).expect_err("spills").to_string();
+        let error = judge(&instances, &budget, "a budget").expect_err("spills").to_string();
         for part in
             ["3 of the", "sm_90a a: it spills", "; it has a stack frame of 16", "sm_90a b: ", "sm_80 c: "]
         {

@@ -12,7 +12,6 @@ use serde::Deserialize;
 use super::compiler;
 use crate::builds;
 
-const PACKAGE: &str = "theria-gpu-fwd";
 const PROGRAM: &str = "kernel_report";
 
 /// One instance for one architecture.
@@ -60,8 +59,8 @@ struct Head {
 }
 
 /// Compiles everything with the compiler of this folder, sorted by architecture and name.
-pub(crate) fn of_every_instance(root: &Path, libraries: &Path) -> Result<Vec<Instance>> {
-    let arguments = ["--package", PACKAGE, "--example", PROGRAM].map(str::to_owned);
+pub(crate) fn of_every_instance(root: &Path, package: &str, libraries: &Path) -> Result<Vec<Instance>> {
+    let arguments = ["--package", package, "--example", PROGRAM].map(str::to_owned);
     let made = builds::build(root, &arguments)?;
     let program = made.into_iter().find(|made| made.target == PROGRAM);
     let program = program.with_context(|| format!("cargo made no `{PROGRAM}`"))?;
