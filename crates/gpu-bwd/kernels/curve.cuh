@@ -14,6 +14,26 @@ static_assert(D == DV, "operands of both widths lie in tiles of one");
 constexpr bool FACTORED = sizeof(E) == 4;
 using Known = Record<float, ORDER, FACTORED>;
 
+// Scale and bias' of S', where scores are looked at.
+static THERIA_DEVICE void look_tangent(Scores &s_tangent, const Rules &p, const Rows &at, int key0) {
+    if (MASKING != EVERYTHING)
+        return;
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int n = 0; n < STEP / 8; ++n)
+#pragma unroll
+            for (int c = 0; c < 4; ++c) {
+                float &x = s_tangent[r][n].x[c];
+                int i = at.row(r, c / 2), j = key0 + 8 * n + 2 * (lane % 4) + c % 2;
+                x *= float(p.forward.score.scale);
+                if (p.bias_tangent.data && i < p.forward.score.t && j < at.length)
+                    x += Element<E>::to_acc(
+                        static_cast<const E *>(p.bias_tangent.data)[p.bias_tangent.offset(at.b, at.h, i, j)]);
+            }
+}
+
 // One element. S and, of the second order, S' have no scale yet unless scores are looked at.
 struct Curved {
     float p, ds, p_tangent, ds_tangent;

@@ -13,8 +13,7 @@
 // so μ need not be known before the sweep. O is subtracted as it was saved, rounded to the element type. For f32 that
 // is as good as the sums, and c is 0. For 16-bit types c is the mean of S' over the first keys that have any weight:
 // μ - c is small then, and so are H, which is rounded to be multiplied, and what is subtracted.
-#include "rules.cuh"
-#include "warp.cuh"
+#include "curve.cuh"
 
 using namespace theria;
 
@@ -147,25 +146,6 @@ static THERIA_DEVICE void multiply_both(Scores &s, Scores &s_tangent, const Quer
     }
 }
 
-// What only some kernels look at: scale and bias' of S'.
-static THERIA_DEVICE void look_tangent(Scores &s_tangent, const Rules &p, const Rows &at, int key0) {
-    if (MASKING != EVERYTHING)
-        return;
-    int lane = threadIdx.x % WARP;
-#pragma unroll
-    for (int r = 0; r < ROW_TILES; ++r)
-#pragma unroll
-        for (int n = 0; n < STEP / 8; ++n)
-#pragma unroll
-            for (int c = 0; c < 4; ++c) {
-                float &x = s_tangent[r][n].x[c];
-                int i = at.row(r, c / 2), j = key0 + 8 * n + 2 * (lane % 4) + c % 2;
-                x *= float(p.forward.score.scale);
-                if (p.bias_tangent.data && i < p.forward.score.t && j < at.length)
-                    x += Element<E>::to_acc(static_cast<const E *>(p.bias_tangent.data)[p.bias_tangent.offset(at.b, at.h, i, j)]);
-            }
-}
-
 // O' and μ of a warp's rows, by way of shared memory of theirs.
 static THERIA_DEVICE void finish(const Moving &state, unsigned memory, const Rules &p, const Rows &at) {
     using OutTile = Tile<Math, WARP_ROWS, DV>;
@@ -246,7 +226,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
     Loader<Math, STAGE_KEYS, DV, THREADS> load_v(p.v, place.b, place.h_kv, 0), load_vt(parameters.v_tangent, place.b, place.h_kv, 0);
 
     await_launches_ahead(queries, load_q.from, load_k.from, load_v.from);
-    Rows at(p, place, block_row, row_warp);
+    Rows at(p, place.b, place.h, block_row, row_warp);
     Keys all(p, block_row, at.length);
     if (MASKING != LENGTHS) {
         load_k.skip(p.k, all.begin);

@@ -23,26 +23,6 @@ struct Stay {
           g_tangent(memory + 3 * ROW_BYTES, warp) {}
 };
 
-// Scale and bias' of S', where scores are looked at.
-static THERIA_DEVICE void look_tangent(Scores &s_tangent, const Rules &p, const Rows &at, int key0) {
-    if (MASKING != EVERYTHING)
-        return;
-    int lane = threadIdx.x % WARP;
-#pragma unroll
-    for (int r = 0; r < ROW_TILES; ++r)
-#pragma unroll
-        for (int n = 0; n < STEP / 8; ++n)
-#pragma unroll
-            for (int c = 0; c < 4; ++c) {
-                float &x = s_tangent[r][n].x[c];
-                int i = at.row(r, c / 2), j = key0 + 8 * n + 2 * (lane % 4) + c % 2;
-                x *= float(p.forward.score.scale);
-                if (p.bias_tangent.data && i < p.forward.score.t && j < at.length)
-                    x += Element<E>::to_acc(
-                        static_cast<const E *>(p.bias_tangent.data)[p.bias_tangent.offset(at.b, at.h, i, j)]);
-            }
-}
-
 // A step of keys: `k` and what follows it in shared memory are the stage's operands.
 template <bool WHOLE>
 static THERIA_DEVICE void step(Sums &dq, const Stay &stay, unsigned k, const Known (&rows)[ROW_TILES][2], const Rules &p,
@@ -105,7 +85,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
     unsigned stay_at = shared_address(memory), ring = stay_at + 2 * ORDER * ROW_BYTES;
     bool vectors = MASKING != EVERYTHING || f.vectors;
     await_launches_ahead();
-    Rows at(f, place, block_row, warp);
+    Rows at(f, b, h, block_row, warp);
     Keys all(f, block_row, at.length);
 
     auto bring_rows = [&](int kind, const View &from, int width) {

@@ -151,7 +151,13 @@ impl<'a, 'i, E: Element> Call<'a, 'i, E> {
         if shared < WARP { 1 } else { WARP }
     }
 
-    /// Blocks of the launch for the bias; none where its gradient is not wanted.
+    /// Tiles of the bias of so many queries and keys; none where its gradient is not wanted.
+    pub(crate) fn bias_tiles(&self, rows: usize, keys: usize) -> usize {
+        let [batch, heads, t, m] = self.entries;
+        batch * heads * t.div_ceil(rows) * m.div_ceil(keys)
+    }
+
+    /// Blocks of the launch for the bias that takes pairs; none where its gradient is not wanted.
     pub(crate) fn bias_blocks(&self) -> usize {
         let entries: usize = self.entries.iter().product();
         (entries * self.own.lanes as usize).div_ceil(4 * WARP)

@@ -30,6 +30,7 @@ macro_rules! source {
 pub(crate) const FUSED_JVP: Source = source!("fused_jvp.cu");
 pub(crate) const FUSED_QUERIES: Source = source!("fused_queries.cu");
 pub(crate) const FUSED_KEYS: Source = source!("fused_keys.cu");
+pub(crate) const FUSED_BIAS: Source = source!("fused_bias.cu");
 pub(crate) const STATISTICS: Source = source!("statistics.cu");
 pub(crate) const REFERENCE_JVP: Source = source!("reference_jvp.cu");
 pub(crate) const REFERENCE_QUERIES: Source = source!("reference_queries.cu");
@@ -42,7 +43,7 @@ mod tests {
 
     #[test]
     fn every_kernel_waits_for_the_launches_ahead_and_lets_the_next_one_start() {
-        let fused = [FUSED_JVP, FUSED_QUERIES, FUSED_KEYS, STATISTICS];
+        let fused = [FUSED_JVP, FUSED_QUERIES, FUSED_KEYS, FUSED_BIAS, STATISTICS];
         for source in
             fused.into_iter().chain([REFERENCE_JVP, REFERENCE_QUERIES, REFERENCE_KEYS, REFERENCE_BIAS])
         {

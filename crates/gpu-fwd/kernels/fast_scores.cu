@@ -35,7 +35,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
     int block_row = place.tile * BLOCK_ROWS;
     unsigned queries = shared_address(memory), ring = queries + QueryTile::BYTES;
     await_launches_ahead();
-    Rows at(p, place, block_row, row_warp);
+    Rows at(p, place.b, place.h, block_row, row_warp);
     Keys all(p, block_row, at.length);
     bool vectors = MASKING != EVERYTHING || p.vectors;
 

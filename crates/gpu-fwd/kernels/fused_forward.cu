@@ -155,7 +155,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
     Loader<Math, STAGE_KEYS, DV, THREADS> load_v(p.v, place.b, place.h_kv, 0);
 
     await_launches_ahead(queries, load_q.from, load_k.from, load_v.from);
-    Rows at(p, place, block_row, row_warp);
+    Rows at(p, place.b, place.h, block_row, row_warp);
     Keys all(p, block_row, at.length);
     if (MASKING != LENGTHS) {
         load_k.skip(p.k, all.begin);

@@ -112,8 +112,8 @@ struct Rows {
     int low, high;  // keys in [low, high) are seen by all of them
 
     // Those of a warp of a block that begins at `block_row`.
-    THERIA_DEVICE Rows(const Forward &p, const Place &place, int block_row, int row_warp)
-        : b(place.b), h(place.h), first(block_row + row_warp * WARP_ROWS), length(p.score.keys_of(place.b)) {
+    THERIA_DEVICE Rows(const Forward &p, int b, int h, int block_row, int row_warp)
+        : b(b), h(h), first(block_row + row_warp * WARP_ROWS), length(p.score.keys_of(b)) {
         int last = min_of(first + WARP_ROWS, p.score.t) - 1;
         if (MASKING == LENGTHS) {
             from = low = 0;

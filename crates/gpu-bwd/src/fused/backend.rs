@@ -16,8 +16,7 @@ use crate::rules;
 
 /// Fused attention on tensor cores, with every rule.
 ///
-/// Row statistics and the gradient of a bias are made on plain arithmetic units, and so is a sweep for which a device
-/// has not the shared memory.
+/// Row statistics are made on plain arithmetic units, and so is a sweep for which a device has not the shared memory.
 #[derive(Debug)]
 pub struct CudaFused {
     forward: forward::CudaFused,
@@ -90,8 +89,8 @@ impl<E: Element> rules::Launches<E> for CudaFused {
 
     fn launch(&self, part: Part, call: &Call<'_, '_, E>, records: Records) -> Result<()> {
         let sweeps = match part {
-            Part::Statistics(_) | Part::Bias(_) => None,
-            Part::Jvp | Part::Queries(_) | Part::Keys(_) => self.sweeps(part, call.problem, call.vectors),
+            Part::Statistics(_) => None,
+            _ => self.sweeps(part, call.problem, call.vectors),
         };
         let Some(sweeps) = sweeps else {
             let factored = E::DTYPE.size() == 4;
@@ -105,10 +104,14 @@ impl<E: Element> rules::Launches<E> for CudaFused {
         for sweep in sweeps {
             let section = if sweep.cut.masking == Masking::Intervals { 16 } else { 1 };
             let grid = sweep.grid(call.problem, section);
+            let blocks = match part {
+                Part::Bias(_) => call.bias_tiles(grid.tile, sweep.cut.tiling.keys as usize),
+                _ => grid.blocks(),
+            };
             // SAFETY: the same.
             #[allow(unsafe_code)]
             unsafe {
-                self.sweeps.launch(sweep, grid.blocks(), &call.rules(grid, records))?;
+                self.sweeps.launch(sweep, blocks, &call.rules(grid, records))?;
             }
         }
         Ok(())

@@ -17,6 +17,8 @@ fn tilings(part: Part, products: Products, room: u32, masking: Masking) -> Vec<T
     let half = products.element() == 2;
     let looks = masking == Masking::Everything;
     let first = match (half, room, looks, part) {
+        (true, ..=64, _, Part::Bias(Order::First)) => tiling([1, 4, 64, 64, 2], 1),
+        (true, ..=128, _, Part::Bias(_)) => tiling([1, 4, 32, 32, 2], 1),
         (true, ..=64, false, Part::Jvp | Part::Queries(Order::First) | Part::Keys(Order::First)) => {
             tiling([2, 4, 32, 32, 2], 2)
         }
@@ -66,11 +68,8 @@ pub(super) fn sweeps(
 /// Every instance that the table comes to.
 pub(crate) fn all(architecture: Architecture) -> Vec<FusedSweep> {
     let orders = [Order::First, Order::Second];
-    let parts: Vec<Part> = orders
-        .into_iter()
-        .flat_map(|order| [Part::Queries(order), Part::Keys(order)])
-        .chain([Part::Jvp])
-        .collect();
+    let swept = |order| [Part::Queries(order), Part::Keys(order), Part::Bias(order)];
+    let parts: Vec<Part> = orders.into_iter().flat_map(swept).chain([Part::Jvp]).collect();
     let mut all = Vec::new();
     for products in Products::ALL {
         for room in ROOMS {
@@ -79,6 +78,10 @@ pub(crate) fn all(architecture: Architecture) -> Vec<FusedSweep> {
                     continue;
                 }
                 for part in &parts {
+                    // A bias is looked at.
+                    if matches!(part, Part::Bias(_)) && masking != Masking::Everything {
+                        continue;
+                    }
                     all.extend(sweeps(*part, products, room, masking, architecture).into_iter().flatten());
                 }
             }

@@ -8,7 +8,7 @@ use theria_contract::Problem;
 
 use crate::parameters::Rules;
 use crate::part::{Order, Part};
-use crate::sources::{FUSED_JVP, FUSED_KEYS, FUSED_QUERIES};
+use crate::sources::{FUSED_BIAS, FUSED_JVP, FUSED_KEYS, FUSED_QUERIES};
 
 /// Which of the gradients of keys and values one sweep makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,7 +55,9 @@ impl FusedSweep {
                 let record = order.number() * if self.cut.products.element() == 4 { 16 } else { 8 };
                 2 * order.number() * (rows + stages * keys) * row + stages * keys * record
             }
-            Part::Statistics(_) | Part::Bias(_) => 0,
+            // Two stages, in which everything passes.
+            Part::Bias(order) => 2 * 2 * order.number() * (rows + keys) * row,
+            Part::Statistics(_) => 0,
         }
     }
 }
@@ -72,7 +74,8 @@ unsafe impl Spec for FusedSweep {
             Part::Keys(order) => {
                 (format!("keys-{}-m{}", order.number(), self.makes as u32), FUSED_KEYS, order)
             }
-            Part::Queries(order) | Part::Statistics(order) | Part::Bias(order) => {
+            Part::Bias(order) => (format!("bias-{}", order.number()), FUSED_BIAS, order),
+            Part::Queries(order) | Part::Statistics(order) => {
                 (format!("queries-{}", order.number()), FUSED_QUERIES, order)
             }
         };
