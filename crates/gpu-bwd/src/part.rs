@@ -47,8 +47,8 @@ pub(crate) struct Records {
 }
 
 impl Records {
-    /// Tiles of queries divide it.
-    const MULTIPLE: usize = 128;
+    /// Queries that a tile may have beyond the last one: it begins at a multiple of sixteen, before the last.
+    const BEYOND: usize = 128;
 
     /// Those of a problem. FACTORED: whether they have the factor that takes the rounding of lse out.
     pub(crate) fn of(problem: &Problem, order: Order, factored: bool) -> Self {
@@ -56,7 +56,7 @@ impl Records {
         let sum = if problem.dtype() == DType::F64 { 8 } else { 4 };
         let numbers = order.number() as usize * if factored { 4 } else { 2 };
         Self {
-            padded: shape.t.next_multiple_of(Self::MULTIPLE),
+            padded: shape.t.next_multiple_of(16) + Self::BEYOND,
             record: numbers * sum,
             heads: shape.batch.saturating_mul(shape.heads_q),
         }

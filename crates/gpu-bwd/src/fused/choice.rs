@@ -19,6 +19,7 @@ fn tilings(part: Part, products: Products, room: u32, masking: Masking) -> Vec<T
     let first = match (half, room, looks, part) {
         (true, ..=64, _, Part::Bias(Order::First)) => tiling([1, 4, 64, 64, 2], 1),
         (true, ..=128, _, Part::Bias(_)) => tiling([1, 4, 32, 32, 2], 1),
+        (false, ..=64, _, Part::Bias(_)) => tiling([1, 4, 16, 16, 2], 1),
         (true, ..=64, false, Part::Jvp | Part::Queries(Order::First) | Part::Keys(Order::First)) => {
             tiling([2, 4, 32, 32, 2], 2)
         }
