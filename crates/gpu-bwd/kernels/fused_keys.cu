@@ -216,6 +216,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
         __syncthreads();
         stay.k.keep();
         stay.v.keep();
+        if (ORDER == 2 && p.k_tangent.data)
+            stay.k_tangent.keep();
+        if (ORDER == 2 && p.v_tangent.data)
+            stay.v_tangent.keep();
     }
     Sums dk = {}, dv = {};
     float scale = MASKING == EVERYTHING ? 1 : float(f.score.scale);

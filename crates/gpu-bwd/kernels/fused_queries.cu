@@ -131,6 +131,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
         __syncthreads();
         stay.q.keep();
         stay.g.keep();
+        if (ORDER == 2 && p.q_tangent.data)
+            stay.q_tangent.keep();
+        if (ORDER == 2 && p.g_tangent.data)
+            stay.g_tangent.keep();
     }
     Sums dq = {};
     float scale = MASKING == EVERYTHING ? 1 : float(f.score.scale);
