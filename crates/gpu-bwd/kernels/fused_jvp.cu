@@ -12,7 +12,8 @@
 //
 // so μ need not be known before the sweep. O is subtracted as it was saved, rounded to the element type. For f32 that
 // is as good as the sums, and c is 0. For 16-bit types c is the mean of S' over the first keys that have any weight:
-// μ - c is small then, and so are H, which is rounded to be multiplied, and what is subtracted.
+// μ - c is small then, and so are H, which is rounded to be multiplied, and what is subtracted. Where it is not, because
+// the keys that count came later, the block knows that at the end, and sweeps once more with c = μ.
 #include "curve.cuh"
 
 using namespace theria;
@@ -146,41 +147,86 @@ static THERIA_DEVICE void multiply_both(Scores &s, Scores &s_tangent, const Quer
     }
 }
 
-// O' and μ of a warp's rows, by way of shared memory of theirs.
-static THERIA_DEVICE void finish(const Moving &state, unsigned memory, const Rules &p, const Rows &at) {
-    using OutTile = Tile<Math, WARP_ROWS, DV>;
-    const Forward &f = p.forward;
+// How a row ends.
+struct End {
+    float weight, shift, mu; // O' = weight·A - shift·O
+
+    // Of a row of this lane; all lanes of the warp ask together.
+    THERIA_DEVICE End(const Moving &state, int r, int half, const Forward &p, const Rows &at) {
+        float sum = state.sum[r][half], dot = state.dot[r][half];
+#pragma unroll
+        for (int step = 1; step < 4; step *= 2) {
+            sum += __shfl_xor_sync(FULL_WARP, sum, step);
+            dot += __shfl_xor_sync(FULL_WARP, dot, step);
+        }
+        int i = at.row(r, half);
+        float lse = i < p.score.t ? *p.lse.at<float>(at.b, at.h, i) : -infinity();
+        // A row without weight and without lse sees nothing. One that has but one of the two was handed over wrongly.
+        bool blind = lse == -infinity() && sum == 0, wrong = !blind && (lse == -infinity() || sum == 0);
+        shift = blind ? 0 : wrong ? not_a_number() : __fdividef(dot, sum);
+        weight = blind ? 0 : __fdividef(float(p.score.kept), sum);
+        mu = blind ? 0 : shift + state.centre[r][half];
+    }
+};
+
+using OutTile = Tile<Math, WARP_ROWS, DV>;
+
+static THERIA_DEVICE unsigned place_of(unsigned tile, int r, int half, int n) {
     int lane = threadIdx.x % WARP;
-    OutTile::read(memory, f.out, at.b, at.h, at.first, f.score.t - at.first, f.dv, f.vectors);
+    return OutTile::at(tile, 16 * r + 8 * half + lane / 4, 8 * n + 2 * (lane % 4));
+}
+
+// Whether c was good enough for all rows of a warp: what is subtracted in the end, and is as exact as the saved O, is
+// not much larger than what is left. If not, c is μ from here on. O lies in the warp's tile.
+static THERIA_DEVICE bool good_centre(Moving &state, unsigned tile, const Rules &p, const Rows &at) {
+    bool good = true;
 #pragma unroll
     for (int r = 0; r < ROW_TILES; ++r)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            float sum = state.sum[r][half], dot = state.dot[r][half];
-#pragma unroll
-            for (int step = 1; step < 4; step *= 2) {
-                sum += __shfl_xor_sync(FULL_WARP, sum, step);
-                dot += __shfl_xor_sync(FULL_WARP, dot, step);
-            }
-            int i = at.row(r, half);
-            bool there = i < f.score.t;
-            float lse = there ? *f.lse.at<float>(at.b, at.h, i) : -infinity();
-            // A row without weight and without lse sees nothing. One that has but one of the two was handed over wrongly.
-            bool blind = lse == -infinity() && sum == 0, wrong = !blind && (lse == -infinity() || sum == 0);
-            float shift = blind ? 0 : wrong ? not_a_number() : __fdividef(dot, sum);
-            float weight = blind ? 0 : __fdividef(float(f.score.kept), sum);
-            if (lane % 4 == 0 && there)
-                *p.mu.at<float>(at.b, at.h, i) = blind ? 0 : shift + state.centre[r][half];
+            End end(state, r, half, p.forward, at);
+            float taken = 0, left = 0;
 #pragma unroll
             for (int n = 0; n < DV / 8; ++n) {
-                unsigned place = OutTile::at(memory, 16 * r + 8 * half + lane / 4, 8 * n + 2 * (lane % 4));
+                float2 o = Math::load_pair(place_of(tile, r, half, n));
+                float x = fmaf(state.out[r][n].x[2 * half], end.weight, -end.shift * o.x);
+                float y = fmaf(state.out[r][n].x[2 * half + 1], end.weight, -end.shift * o.y);
+                left += x * x + y * y;
+                taken += o.x * o.x + o.y * o.y;
+            }
+#pragma unroll
+            for (int step = 1; step < 4; step *= 2) {
+                left += __shfl_xor_sync(FULL_WARP, left, step);
+                taken += __shfl_xor_sync(FULL_WARP, taken, step);
+            }
+            if (at.row(r, half) < p.forward.score.t)
+                good = good && !(end.shift * end.shift * taken > 4 * left);
+            state.centre[r][half] += end.shift;
+        }
+    return good;
+}
+
+// O' and μ of a warp's rows, by way of its tile, in which O lies.
+static THERIA_DEVICE void finish(const Moving &state, unsigned tile, const Rules &p, const Rows &at) {
+    const Forward &f = p.forward;
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            End end(state, r, half, f, at);
+            int i = at.row(r, half);
+            if (threadIdx.x % 4 == 0 && i < f.score.t)
+                *p.mu.at<float>(at.b, at.h, i) = end.mu;
+#pragma unroll
+            for (int n = 0; n < DV / 8; ++n) {
+                unsigned place = place_of(tile, r, half, n);
                 float2 o = Math::load_pair(place);
-                Math::store_pair(place, fmaf(state.out[r][n].x[2 * half], weight, -shift * o.x),
-                                 fmaf(state.out[r][n].x[2 * half + 1], weight, -shift * o.y));
+                Math::store_pair(place, fmaf(state.out[r][n].x[2 * half], end.weight, -end.shift * o.x),
+                                 fmaf(state.out[r][n].x[2 * half + 1], end.weight, -end.shift * o.y));
             }
         }
     __syncwarp();
-    OutTile::write(memory, p.out_tangent, at.b, at.h, at.first, f.score.t - at.first, f.dv, f.vectors);
+    OutTile::write(tile, p.out_tangent, at.b, at.h, at.first, f.score.t - at.first, f.dv, f.vectors);
 }
 
 // A step of keys at `k`, those of K' behind them, and of values at `v`, those of V' behind them.
@@ -221,73 +267,82 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
     unsigned ring = queries_tangent + QueryTile::BYTES;
     bool vectors = MASKING != EVERYTHING || p.vectors;
     bool q_moves = parameters.q_tangent.data, k_moves = parameters.k_tangent.data, v_moves = parameters.v_tangent.data;
-    QueryLoader load_q(p.q, place.b, place.h, block_row), load_qt(parameters.q_tangent, place.b, place.h, block_row);
-    Loader<Math, STAGE_KEYS, D, THREADS> load_k(p.k, place.b, place.h_kv, 0), load_kt(parameters.k_tangent, place.b, place.h_kv, 0);
-    Loader<Math, STAGE_KEYS, DV, THREADS> load_v(p.v, place.b, place.h_kv, 0), load_vt(parameters.v_tangent, place.b, place.h_kv, 0);
-
-    await_launches_ahead(queries, load_q.from, load_k.from, load_v.from);
+    await_launches_ahead();
     Rows at(p, place.b, place.h, block_row, row_warp);
     Keys all(p, block_row, at.length);
-    if (MASKING != LENGTHS) {
-        load_k.skip(p.k, all.begin);
-        load_v.skip(p.v, all.begin);
-        load_kt.skip(parameters.k_tangent, all.begin);
-        load_vt.skip(parameters.v_tangent, all.begin);
-    }
-    auto load_stage = [&](int stage, int slot) {
-        int key0 = all.begin + stage * STAGE_KEYS, left = at.length - key0;
-        unsigned keys = ring + slot * STAGE_BYTES, values = keys + 2 * KeyTile::BYTES;
-        if (key0 < all.end) {
-            load_k.bring(keys, p.k, left, p.d, vectors);
-            load_v.bring(values, p.v, left, p.dv, vectors);
-            if (k_moves)
-                load_kt.bring(keys + KeyTile::BYTES, parameters.k_tangent, left, p.d, vectors);
-            if (v_moves)
-                load_vt.bring(values + ValueTile::BYTES, parameters.v_tangent, left, p.dv, vectors);
-        }
-        commit_copies();
-    };
-
-    load_queries(queries, load_q, p, block_row, vectors);
-    if (q_moves)
-        load_qt.bring(queries_tangent, parameters.q_tangent, p.score.t - block_row, p.d, vectors);
-#pragma unroll
-    for (int stage = 0; stage < STAGES - 1; ++stage)
-        load_stage(stage, stage);
-
-    Queries q(queries, row_warp), q_tangent(queries_tangent, row_warp);
     Origins origins(p, at);
-    if (Q_IN_REGISTERS) {
-        await_copies<STAGES - 2>();
-        __syncthreads();
-        q.keep();
-        if (q_moves)
-            q_tangent.keep();
-    }
-
-    Moving state;
     float scale = MASKING == EVERYTHING ? 1 : float(p.score.scale);
-    int slot = 0;
+    unsigned tile = shared_address(memory) + row_warp * OutTile::BYTES;
+    Moving state;
     bool settled = !CENTRED;
-    for (int stage = 0; all.begin + stage * STAGE_KEYS < all.end; ++stage) {
-        await_copies<STAGES - 2>();
-        __syncthreads();
-        load_stage(stage + STAGES - 1, slot == 0 ? STAGES - 1 : slot - 1);
-        unsigned keys = ring + slot * STAGE_BYTES, values = keys + 2 * KeyTile::BYTES;
-        slot = slot + 1 == STAGES ? 0 : slot + 1;
+    for (bool again = false;; again = true) {
+        using LoadK = Loader<Math, STAGE_KEYS, D, THREADS>;
+        using LoadV = Loader<Math, STAGE_KEYS, DV, THREADS>;
+        LoadK load_k(p.k, place.b, place.h_kv, all.begin), load_kt(parameters.k_tangent, place.b, place.h_kv, all.begin);
+        LoadV load_v(p.v, place.b, place.h_kv, all.begin), load_vt(parameters.v_tangent, place.b, place.h_kv, all.begin);
+        auto load_stage = [&](int stage, int slot) {
+            int key0 = all.begin + stage * STAGE_KEYS, left = at.length - key0;
+            unsigned keys = ring + slot * STAGE_BYTES, values = keys + 2 * KeyTile::BYTES;
+            if (key0 < all.end) {
+                load_k.bring(keys, p.k, left, p.d, vectors);
+                load_v.bring(values, p.v, left, p.dv, vectors);
+                if (k_moves)
+                    load_kt.bring(keys + KeyTile::BYTES, parameters.k_tangent, left, p.d, vectors);
+                if (v_moves)
+                    load_vt.bring(values + ValueTile::BYTES, parameters.v_tangent, left, p.dv, vectors);
+            }
+            commit_copies();
+        };
+        load_queries(queries, QueryLoader(p.q, place.b, place.h, block_row), p, block_row, vectors);
+        if (q_moves)
+            QueryLoader(parameters.q_tangent, place.b, place.h, block_row)
+                .bring(queries_tangent, parameters.q_tangent, p.score.t - block_row, p.d, vectors);
 #pragma unroll
-        for (int n = 0; n < KEYS; n += STEP) {
-            int key0 = all.begin + stage * STAGE_KEYS + n;
-            if (!at.concerned(key0))
-                continue;
-            unsigned k = KeyTile::at(keys, n, 0), v = ValueTile::at(values, n, 0);
-            if (MASKING != EVERYTHING && at.whole(key0))
-                step<true>(state, settled, q, q_tangent, k, v, parameters, at, key0, origins, scale);
-            else
-                step<false>(state, settled, q, q_tangent, k, v, parameters, at, key0, origins, scale);
+        for (int stage = 0; stage < STAGES - 1; ++stage)
+            load_stage(stage, stage);
+
+        Queries q(queries, row_warp), q_tangent(queries_tangent, row_warp);
+        if (Q_IN_REGISTERS) {
+            await_copies<STAGES - 2>();
+            __syncthreads();
+            q.keep();
+            if (q_moves)
+                q_tangent.keep();
         }
+        int slot = 0;
+        for (int stage = 0; all.begin + stage * STAGE_KEYS < all.end; ++stage) {
+            await_copies<STAGES - 2>();
+            __syncthreads();
+            load_stage(stage + STAGES - 1, slot == 0 ? STAGES - 1 : slot - 1);
+            unsigned keys = ring + slot * STAGE_BYTES, values = keys + 2 * KeyTile::BYTES;
+            slot = slot + 1 == STAGES ? 0 : slot + 1;
+#pragma unroll
+            for (int n = 0; n < KEYS; n += STEP) {
+                int key0 = all.begin + stage * STAGE_KEYS + n;
+                if (!at.concerned(key0))
+                    continue;
+                unsigned k = KeyTile::at(keys, n, 0), v = ValueTile::at(values, n, 0);
+                if (MASKING != EVERYTHING && at.whole(key0))
+                    step<true>(state, settled, q, q_tangent, k, v, parameters, at, key0, origins, scale);
+                else
+                    step<false>(state, settled, q, q_tangent, k, v, parameters, at, key0, origins, scale);
+            }
+        }
+        await_copies<0>();
+        __syncthreads();
+        OutTile::read(tile, p.out, at.b, at.h, at.first, p.score.t - at.first, p.dv, p.vectors);
+        if (!CENTRED || again)
+            break;
+        Moving moved = state;
+        bool good = good_centre(moved, tile, parameters, at);
+        if (!__syncthreads_or(!good))
+            break;
+        state = Moving();
+#pragma unroll
+        for (int r = 0; r < ROW_TILES; ++r)
+            for (int half = 0; half < 2; ++half)
+                state.centre[r][half] = moved.centre[r][half];
+        settled = true;
     }
-    await_copies<0>();
-    __syncthreads();
-    finish(state, shared_address(memory) + row_warp * Tile<Math, WARP_ROWS, DV>::BYTES, parameters, at);
+    finish(state, tile, parameters, at);
 }

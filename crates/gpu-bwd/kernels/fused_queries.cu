@@ -7,6 +7,10 @@
 //
 // Weights are made a second time here, so that every sum has one owner and one order, and none goes to memory
 // before it is whole.
+//
+// In 16-bit types δ and δ' came from O and O', which were rounded. What they are off is the sum of a row of dS, or of
+// dS': without rounding these are zero. So a sweep finds it out, corrects the records for those who read them next,
+// and where it is too much for a row of the block, the block sweeps once more with what is right.
 #include "curve.cuh"
 
 using namespace theria;
@@ -23,9 +27,55 @@ struct Stay {
           g_tangent(memory + 3 * ROW_BYTES, warp) {}
 };
 
+// Whether what is known of the rows stays in registers, or is read again in every step: wide sums leave no room.
+constexpr bool ROWS_STAY = D <= 192;
+constexpr bool CHECKED = !FACTORED; // O of f32 is as exact as the sums
+// What an error of δ and δ' may be of dS and dS', in the norm of a row.
+constexpr float TOLERANCE = 1.0f / 512;
+
+// Sums along a row that show what δ and δ' are off, in the columns of a lane.
+struct Check {
+    float ds, ds_square, p_square;                         // Σ dS, Σ dS², Σ P²
+    float ds_tangent, ds_tangent_square, p_tangent_square; // the same of the tangents
+
+    THERIA_DEVICE void add(const Curved &made) {
+        ds += made.ds;
+        ds_square += made.ds * made.ds;
+        p_square += made.p * made.p;
+        if (ORDER == 2) {
+            ds_tangent += made.ds_tangent;
+            ds_tangent_square += made.ds_tangent * made.ds_tangent;
+            p_tangent_square += made.p_tangent * made.p_tangent;
+        }
+    }
+    // Of the whole row.
+    THERIA_DEVICE void gather() {
+#pragma unroll
+        for (int step = 1; step < 4; step *= 2) {
+            ds += __shfl_xor_sync(FULL_WARP, ds, step);
+            ds_square += __shfl_xor_sync(FULL_WARP, ds_square, step);
+            p_square += __shfl_xor_sync(FULL_WARP, p_square, step);
+            if (ORDER == 2) {
+                ds_tangent += __shfl_xor_sync(FULL_WARP, ds_tangent, step);
+                ds_tangent_square += __shfl_xor_sync(FULL_WARP, ds_tangent_square, step);
+                p_tangent_square += __shfl_xor_sync(FULL_WARP, p_tangent_square, step);
+            }
+        }
+    }
+    // Whether δ and δ' were good enough. NaN is: it does not get better.
+    THERIA_DEVICE bool good() const {
+        constexpr float LEAST = TOLERANCE * TOLERANCE;
+        bool bad = ds * ds * p_square > LEAST * ds_square;
+        if (ORDER == 2)
+            bad = bad || ds * ds * p_tangent_square + ds_tangent * ds_tangent * p_square > LEAST * ds_tangent_square;
+        return !bad;
+    }
+};
+
 // A step of keys: `k` and what follows it in shared memory are the stage's operands.
 template <bool WHOLE>
-static THERIA_DEVICE void step(Sums &dq, const Stay &stay, unsigned k, const Known (&rows)[ROW_TILES][2], const Rules &p,
+static THERIA_DEVICE void step(Sums &dq, Check (&check)[ROW_TILES][2], const Stay &stay, unsigned k,
+                               const Known (&rows)[ROW_TILES][2], const Known *records, const Rules &p,
                                const Rows &at, int key0, float scale) {
     unsigned v = k + COLUMN_BYTES, k_tangent = v + COLUMN_BYTES, v_tangent = k_tangent + COLUMN_BYTES;
     int lane = threadIdx.x % WARP, count = at.to - key0;
@@ -51,21 +101,27 @@ static THERIA_DEVICE void step(Sums &dq, const Stay &stay, unsigned k, const Kno
 #pragma unroll
     for (int r = 0; r < ROW_TILES; ++r)
 #pragma unroll
-        for (int n = 0; n < STEP / 8; ++n)
+        for (int half = 0; half < 2; ++half) {
+            Known row = ROWS_STAY ? rows[r][half] : records[at.row(r, half)];
 #pragma unroll
-            for (int c = 0; c < 4; ++c) {
-                float z = kept;
-                if (MASKING == EVERYTHING && p.forward.score.threshold) {
-                    int i = at.row(r, c / 2), j = key0 + 8 * n + 2 * (lane % 4) + c % 2;
-                    z = Philox(p.forward.score, j / 4, i, at.h, at.b).keeps(p.forward.score, j % 4) ? kept : 0;
+            for (int n = 0; n < STEP / 8; ++n)
+#pragma unroll
+                for (int c = 2 * half; c < 2 * half + 2; ++c) {
+                    float z = kept;
+                    if (MASKING == EVERYTHING && p.forward.score.threshold) {
+                        int j = key0 + 8 * n + 2 * (lane % 4) + c % 2;
+                        z = Philox(p.forward.score, j / 4, at.row(r, half), at.h, at.b).keeps(p.forward.score, j % 4) ? kept : 0;
+                    }
+                    float y = dp[r][n].x[c], yt = dp_tangent[r][n].x[c];
+                    Curved made(row, scale, s[r][n].x[c], MASKING == EVERYTHING ? y * z : y, s_tangent[r][n].x[c],
+                                MASKING == EVERYTHING ? yt * z : yt);
+                    if (CHECKED)
+                        check[r][half].add(made);
+                    dp[r][n].x[c] = made.ds;
+                    if (ORDER == 2)
+                        dp_tangent[r][n].x[c] = made.ds_tangent;
                 }
-                float y = dp[r][n].x[c], yt = dp_tangent[r][n].x[c];
-                Curved made(rows[r][c / 2], scale, s[r][n].x[c], MASKING == EVERYTHING ? y * z : y, s_tangent[r][n].x[c],
-                            MASKING == EVERYTHING ? yt * z : yt);
-                dp[r][n].x[c] = made.ds;
-                if (ORDER == 2)
-                    dp_tangent[r][n].x[c] = made.ds_tangent;
-            }
+        }
     if (ORDER == 1) {
         add_values<WHOLE>(dq, dp, k, count);
     } else {
@@ -88,6 +144,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
     Rows at(f, b, h, block_row, warp);
     Keys all(f, block_row, at.length);
 
+    Known rows[ROW_TILES][2];
+    Known *records = static_cast<Known *>(p.statistics) + (long long)(b * p.heads + h) * p.padded;
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+        for (int half = 0; half < 2; ++half)
+            rows[r][half] = records[at.row(r, half)];
+
     auto bring_rows = [&](int kind, const View &from, int width) {
         if (from.data)
             QueryLoader(from, b, h, block_row).bring(stay_at + kind * ROW_BYTES, from, f.score.t - block_row, width, vectors);
@@ -98,65 +161,91 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
         bring_rows(2, p.q_tangent, f.d);
         bring_rows(3, p.g_tangent, f.dv);
     }
-    using L = Loader<Math, STAGE_KEYS, D, THREADS>;
-    L load_k(f.k, b, h_kv, all.begin), load_v(f.v, b, h_kv, all.begin);
-    L load_kt(p.k_tangent, b, h_kv, all.begin), load_vt(p.v_tangent, b, h_kv, all.begin);
-    auto bring = [&](int stage, int slot) {
-        int key0 = all.begin + stage * STAGE_KEYS, left = at.length - key0;
-        unsigned to = ring + slot * STAGE_BYTES;
-        if (key0 < all.end) {
-            load_k.bring(to, f.k, left, f.d, vectors);
-            load_v.bring(to + COLUMN_BYTES, f.v, left, f.dv, vectors);
-            if (ORDER == 2 && p.k_tangent.data)
-                load_kt.bring(to + 2 * COLUMN_BYTES, p.k_tangent, left, f.d, vectors);
-            if (ORDER == 2 && p.v_tangent.data)
-                load_vt.bring(to + 3 * COLUMN_BYTES, p.v_tangent, left, f.dv, vectors);
-        }
-        commit_copies();
-    };
+    Sums dq;
+    for (bool again = false;; again = true) {
+        using L = Loader<Math, STAGE_KEYS, D, THREADS>;
+        L load_k(f.k, b, h_kv, all.begin), load_v(f.v, b, h_kv, all.begin);
+        L load_kt(p.k_tangent, b, h_kv, all.begin), load_vt(p.v_tangent, b, h_kv, all.begin);
+        auto bring = [&](int stage, int slot) {
+            int key0 = all.begin + stage * STAGE_KEYS, left = at.length - key0;
+            unsigned to = ring + slot * STAGE_BYTES;
+            if (key0 < all.end) {
+                load_k.bring(to, f.k, left, f.d, vectors);
+                load_v.bring(to + COLUMN_BYTES, f.v, left, f.dv, vectors);
+                if (ORDER == 2 && p.k_tangent.data)
+                    load_kt.bring(to + 2 * COLUMN_BYTES, p.k_tangent, left, f.d, vectors);
+                if (ORDER == 2 && p.v_tangent.data)
+                    load_vt.bring(to + 3 * COLUMN_BYTES, p.v_tangent, left, f.dv, vectors);
+            }
+            commit_copies();
+        };
 #pragma unroll
-    for (int stage = 0; stage < STAGES - 1; ++stage)
-        bring(stage, stage);
+        for (int stage = 0; stage < STAGES - 1; ++stage)
+            bring(stage, stage);
 
-    Known rows[ROW_TILES][2];
-    const Known *records = reinterpret_cast<const Known *>(p.statistics) + (long long)(b * p.heads + h) * p.padded;
-#pragma unroll
-    for (int r = 0; r < ROW_TILES; ++r)
-        for (int half = 0; half < 2; ++half)
-            rows[r][half] = records[at.row(r, half)];
-
-    Stay stay(stay_at, warp);
-    if (Q_IN_REGISTERS) {
-        await_copies<STAGES - 2>();
-        __syncthreads();
-        stay.q.keep();
-        stay.g.keep();
-        if (ORDER == 2 && p.q_tangent.data)
-            stay.q_tangent.keep();
-        if (ORDER == 2 && p.g_tangent.data)
-            stay.g_tangent.keep();
-    }
-    Sums dq = {};
-    float scale = MASKING == EVERYTHING ? 1 : float(f.score.scale);
-    int slot = 0;
-    for (int stage = 0; all.begin + stage * STAGE_KEYS < all.end; ++stage) {
-        await_copies<STAGES - 2>();
-        __syncthreads();
-        bring(stage + STAGES - 1, slot == 0 ? STAGES - 1 : slot - 1);
-        unsigned keys = ring + slot * STAGE_BYTES;
-        slot = slot + 1 == STAGES ? 0 : slot + 1;
-#pragma unroll
-        for (int n = 0; n < KEYS; n += STEP) {
-            int key0 = all.begin + stage * STAGE_KEYS + n;
-            if (!at.concerned(key0))
-                continue;
-            if (MASKING != EVERYTHING && at.whole(key0))
-                step<true>(dq, stay, KeyTile::at(keys, n, 0), rows, p, at, key0, scale);
-            else
-                step<false>(dq, stay, KeyTile::at(keys, n, 0), rows, p, at, key0, scale);
+        Stay stay(stay_at, warp);
+        if (Q_IN_REGISTERS) {
+            await_copies<STAGES - 2>();
+            __syncthreads();
+            stay.q.keep();
+            stay.g.keep();
+            if (ORDER == 2 && p.q_tangent.data)
+                stay.q_tangent.keep();
+            if (ORDER == 2 && p.g_tangent.data)
+                stay.g_tangent.keep();
         }
+#pragma unroll
+        for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+            for (int n = 0; n < DV / 8; ++n)
+                dq[r][n] = {};
+        Check check[ROW_TILES][2] = {};
+        float scale = MASKING == EVERYTHING ? 1 : float(f.score.scale);
+        int slot = 0;
+        for (int stage = 0; all.begin + stage * STAGE_KEYS < all.end; ++stage) {
+            await_copies<STAGES - 2>();
+            __syncthreads();
+            bring(stage + STAGES - 1, slot == 0 ? STAGES - 1 : slot - 1);
+            unsigned keys = ring + slot * STAGE_BYTES;
+            slot = slot + 1 == STAGES ? 0 : slot + 1;
+#pragma unroll
+            for (int n = 0; n < KEYS; n += STEP) {
+                int key0 = all.begin + stage * STAGE_KEYS + n;
+                if (!at.concerned(key0))
+                    continue;
+                if (MASKING != EVERYTHING && at.whole(key0))
+                    step<true>(dq, check, stay, KeyTile::at(keys, n, 0), rows, records, p, at, key0, scale);
+                else
+                    step<false>(dq, check, stay, KeyTile::at(keys, n, 0), rows, records, p, at, key0, scale);
+            }
+        }
+        await_copies<0>();
+        if (!CHECKED || again)
+            break;
+        bool good = true;
+#pragma unroll
+        for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                check[r][half].gather();
+                if (at.row(r, half) >= f.score.t)
+                    continue;
+                good = good && check[r][half].good();
+                if (ROWS_STAY) {
+                    rows[r][half].delta() += check[r][half].ds;
+                    if (ORDER == 2)
+                        rows[r][half].delta_tangent() += check[r][half].ds_tangent;
+                }
+                if (threadIdx.x % 4 == 0) {
+                    Known &record = records[at.row(r, half)];
+                    record.delta() += check[r][half].ds;
+                    if (ORDER == 2)
+                        record.delta_tangent() += check[r][half].ds_tangent;
+                }
+            }
+        if (!__syncthreads_or(!good))
+            break;
     }
-    await_copies<0>();
     __syncthreads();
     float weight[ROW_TILES][2];
 #pragma unroll
