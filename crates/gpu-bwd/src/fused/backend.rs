@@ -77,7 +77,7 @@ impl CudaFused {
     fn sweeps(&self, part: Part, problem: &Problem, vectors: bool) -> Option<Vec<FusedSweep>> {
         let products = Products::of(problem.dtype(), self.precision)?;
         let room = room(problem);
-        let masking = looked_at(products, room, Masking::of(problem, vectors));
+        let masking = looked_at(part, products, room, Masking::of(problem, vectors));
         sweeps(part, products, room, masking, self.cuda.device().architecture())
     }
 }

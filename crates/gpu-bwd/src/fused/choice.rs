@@ -20,14 +20,11 @@ fn tilings(part: Part, products: Products, room: u32, masking: Masking) -> Vec<T
         (true, ..=64, _, Part::Bias(Order::First)) => tiling([1, 4, 64, 64, 2], 1),
         (true, ..=128, _, Part::Bias(_)) => tiling([1, 4, 32, 32, 2], 1),
         (false, ..=64, _, Part::Bias(_)) => tiling([1, 4, 16, 16, 2], 1),
-        (true, ..=64, false, Part::Jvp | Part::Queries(Order::First) | Part::Keys(Order::First)) => {
+        (true, ..=64, false, Part::Queries(Order::First) | Part::Keys(Order::First)) => {
             tiling([2, 4, 32, 32, 2], 2)
         }
-        (true, ..=64, false, Part::Queries(Order::Second)) if masking == Masking::Lengths => {
-            tiling([2, 4, 32, 32, 2], 2)
-        }
+        (true, ..=64, false, Part::Jvp) if masking == Masking::Lengths => tiling([2, 4, 32, 32, 2], 2),
         (true, ..=64, ..) => tiling([1, 4, 32, 32, 2], 2),
-        (true, ..=128, false, Part::Queries(Order::First)) => tiling([2, 4, 32, 32, 2], 1),
         (true, ..=128, false, Part::Keys(Order::Second)) => tiling([1, 8, 16, 16, 2], 1),
         (true, ..=128, false, _) => tiling([1, 8, 32, 32, 2], 1),
         (true, 193.., true, Part::Queries(Order::Second)) => tiling([1, 2, 16, 16, 2], 1),
@@ -39,10 +36,11 @@ fn tilings(part: Part, products: Products, room: u32, masking: Masking) -> Vec<T
     vec![first, narrow, least, Tiling { row_warps: 2, ..least }]
 }
 
-/// What is looked at by the sweeps that serve a masking: beside two operands for one, registers of wide heads do not
-/// hold what a kernel needs that looks at some scores only.
-pub(super) fn looked_at(products: Products, room: u32, masking: Masking) -> Masking {
-    if products == Products::Split && room >= 128 { Masking::Everything } else { masking }
+/// What is looked at by the sweeps that serve a masking: registers do not hold what a kernel needs that looks at some
+/// scores only beside two operands for one and wide heads, or beside the widest sums of the JVP.
+pub(super) fn looked_at(part: Part, products: Products, room: u32, masking: Masking) -> Masking {
+    let split = products == Products::Split && room >= 128;
+    if split || (part == Part::Jvp && room > 192) { Masking::Everything } else { masking }
 }
 
 /// The sweeps of a launch on an occasion, one after the other; none where no tiling fits the device.
@@ -75,10 +73,10 @@ pub(crate) fn all(architecture: Architecture) -> Vec<FusedSweep> {
     for products in Products::ALL {
         for room in ROOMS {
             for masking in Masking::ALL {
-                if looked_at(products, room, masking) != masking {
-                    continue;
-                }
                 for part in &parts {
+                    if looked_at(*part, products, room, masking) != masking {
+                        continue;
+                    }
                     // A bias is looked at.
                     if matches!(part, Part::Bias(_)) && masking != Masking::Everything {
                         continue;
