@@ -11,6 +11,14 @@ pub struct Source {
     pub headers: &'static [(&'static str, &'static str)],
 }
 
+impl Source {
+    /// Everything of it that decides what is compiled.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        let headers = self.headers.iter().flat_map(|(name, text)| [name.as_bytes(), text.as_bytes()]);
+        std::iter::once(self.text.as_bytes()).chain(headers)
+    }
+}
+
 /// One instance of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelSpec {
