@@ -29,24 +29,35 @@ impl Key {
     }
 
     fn of(version: (u32, u32), source: Source, architecture: Architecture, options: &[String]) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        let mut part = |bytes: &[u8]| {
-            // The length before each part: no two lists run together to the same bytes.
-            hasher.update(&(bytes.len() as u64).to_le_bytes());
-            hasher.update(bytes);
-        };
-        part(source.text.as_bytes());
-        for (name, text) in source.headers {
-            part(name.as_bytes());
-            part(text.as_bytes());
-        }
-        part(&version.0.to_le_bytes());
-        part(&version.1.to_le_bytes());
-        for option in Compiler::options(architecture, options) {
-            part(option.as_bytes());
-        }
-        Self(hasher.finalize())
+        let version = [version.0.to_le_bytes(), version.1.to_le_bytes()];
+        let options = Compiler::options(architecture, options);
+        let parts = source.parts().chain(version.iter().map(|number| &number[..]));
+        Self(hash(parts.chain(options.iter().map(String::as_bytes))))
     }
+}
+
+/// The hash of a list.
+pub(crate) fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        // The length before each part: no two lists run together to the same bytes.
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    hasher.finalize()
+}
+
+/// Writes a file of these parts in the place of an older one, and makes its folder. Another process sees the old
+/// file or the new one.
+pub(crate) fn replace(path: &Path, parts: &[&[u8]]) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(path);
+    fs::create_dir_all(folder)?;
+    let mut file = NamedTempFile::new_in(folder)?;
+    for part in parts {
+        file.write_all(part)?;
+    }
+    file.persist(path)?;
+    Ok(())
 }
 
 /// Where a cubin came from.
@@ -104,18 +115,8 @@ impl CubinCache {
             tracing::warn!(path = %path.display(), "a compiled kernel was damaged; it is compiled again");
         }
         let cubin = compile()?;
-        let kept = self.keep(&path, &cubin).map_err(|source| Error::Cache { path, source });
-        Ok((cubin, origin, kept.err()))
-    }
-
-    fn keep(&self, path: &Path, cubin: &[u8]) -> std::io::Result<()> {
-        fs::create_dir_all(&self.folder)?;
-        let mut file = NamedTempFile::new_in(&self.folder)?;
-        file.write_all(MAGIC)?;
-        file.write_all(blake3::hash(cubin).as_bytes())?;
-        file.write_all(cubin)?;
-        file.persist(path)?;
-        Ok(())
+        let kept = replace(&path, &[MAGIC, blake3::hash(&cubin).as_bytes(), &cubin]);
+        Ok((cubin, origin, kept.map_err(|source| Error::Cache { path, source }).err()))
     }
 }
 

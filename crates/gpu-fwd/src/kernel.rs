@@ -32,6 +32,12 @@ impl Source {
         let headers: Vec<_> = self.headers.iter().map(|(name, text)| (*name, change(text))).collect();
         (found == 1).then(|| Self { text: change(self.text), headers: headers.leak(), ..self })
     }
+
+    /// Everything of it that decides what is compiled.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        let headers = self.headers.iter().flat_map(|(name, text)| [name.as_bytes(), text.as_bytes()]);
+        std::iter::once(self.text.as_bytes()).chain(headers)
+    }
 }
 
 /// One instance of a source.

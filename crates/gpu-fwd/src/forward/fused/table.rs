@@ -4,14 +4,13 @@
 //! does not fit the kernels of this build, is passed over with a warning, and what is shipped serves.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
 
 use super::choice::shipped;
 use super::{Choice, Occasion};
+use crate::cache::{hash, replace};
 use crate::sources::FUSED_FORWARD;
 use crate::{Architecture, CubinCache, Error, Result};
 
@@ -69,16 +68,11 @@ impl Table {
         if file.kernels != kernels() {
             return Err("they are those of other kernels".into());
         }
-        let entries = file.forward.into_iter().map(|entry| (entry.occasion, entry.choice));
-        let (measured, others): (BTreeMap<_, _>, Vec<_>) = {
-            let (good, bad): (Vec<_>, Vec<_>) =
-                entries.partition(|(occasion, choice)| choice.fits(*occasion, architecture));
-            (good.into_iter().collect(), bad)
-        };
-        match others.first() {
-            None => Ok(Self { measured }),
-            Some((occasion, choice)) => Err(format!("no kernel of this build is {choice:?} for {occasion}")),
+        let unfit = |entry: &&Entry| !entry.choice.fits(entry.occasion, architecture);
+        if let Some(Entry { occasion, choice }) = file.forward.iter().find(unfit) {
+            return Err(format!("no kernel of this build is {choice:?} for {occasion}"));
         }
+        Ok(Self { measured: file.forward.into_iter().map(|entry| (entry.occasion, entry.choice)).collect() })
     }
 
     /// The choice for an occasion.
@@ -105,31 +99,26 @@ impl Table {
     /// the new one.
     pub fn save(&self, device: &str) -> Result<PathBuf> {
         let path = Self::path(device)?;
-        let forward =
-            self.measured.iter().map(|(occasion, choice)| Entry { occasion: *occasion, choice: *choice });
-        let file = File { device: device.to_owned(), kernels: kernels(), forward: forward.collect() };
-        let write = || -> std::io::Result<()> {
-            let text = toml::to_string(&file).map_err(std::io::Error::other)?;
-            let folder = path.parent().unwrap_or(&path);
-            std::fs::create_dir_all(folder)?;
-            let mut file = NamedTempFile::new_in(folder)?;
-            file.write_all(text.as_bytes())?;
-            file.persist(&path)?;
-            Ok(())
-        };
-        write().map_err(|source| Error::Cache { path: path.clone(), source })?;
+        let text = toml::to_string(&self.file(device)).map_err(std::io::Error::other);
+        let written = text.and_then(|text| replace(&path, &[text.as_bytes()]));
+        written.map_err(|source| Error::Cache { path: path.clone(), source })?;
         Ok(path)
+    }
+
+    /// The choices as a file has them.
+    fn file(&self, device: &str) -> File {
+        let entry = |(occasion, choice): (&Occasion, &Choice)| Entry { occasion: *occasion, choice: *choice };
+        File {
+            device: device.to_owned(),
+            kernels: kernels(),
+            forward: self.measured.iter().map(entry).collect(),
+        }
     }
 }
 
 /// The hash of the source that choices are for.
 fn kernels() -> String {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(FUSED_FORWARD.text.as_bytes());
-    for (_, text) in FUSED_FORWARD.headers {
-        hasher.update(text.as_bytes());
-    }
-    hasher.finalize().to_hex().to_string()
+    hash(FUSED_FORWARD.parts()).to_hex().to_string()
 }
 
 #[cfg(test)]
@@ -144,8 +133,7 @@ mod tests {
     }
 
     fn text(table: &Table) -> String {
-        let forward = table.measured.iter().map(|(o, c)| Entry { occasion: *o, choice: *c }).collect();
-        toml::to_string(&File { device: DEVICE.into(), kernels: kernels(), forward }).unwrap()
+        toml::to_string(&table.file(DEVICE)).unwrap()
     }
 
     #[test]
