@@ -14,7 +14,7 @@ An answer to a rule is {"peers": [{"name", "version", "p50_us", "p90_us", "p99_u
 do something has its exception as `error` and the others go on.
 
 Times are taken as theria takes its own: CUDA events around each call, a replay of twenty captured
-calls for calls below 50 µs ("graph"), the clock on the CPU; operands rotate through more than a cache.
+calls for calls below 200 µs ("graph"), the clock on the CPU; operands rotate through more than a cache.
 A longer call that a replay shows to wait for Python is replayed too: a peer is not to lose by its host.
 What a call is, by rule:
 
@@ -36,7 +36,7 @@ import time
 
 BEYOND_CACHE = 128 << 20
 MOST_SETS = 16
-SHORT_US = 50.0
+SHORT_US = 200.0
 CAPTURED_BELOW_US = 1000.0
 HOST_BOUND = 1.05
 CAPTURED = 20

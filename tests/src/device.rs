@@ -72,8 +72,8 @@ impl DeviceSuite {
 }
 
 fn describe(row: &Row) -> String {
-    let Row { name, backend, dtype, error, bound, reason, .. } = row;
-    format!("{backend} {dtype} {name}: {error:.2e} > {bound:.0e} {reason}")
+    let Row { name, rule, backend, dtype, error, bound, reason, .. } = row;
+    format!("{backend} {dtype} {rule} {name}: {error:.2e} > {bound:.0e} {reason}")
 }
 
 /// Whether small cases alone are wanted, for tools that make everything a hundred times slower.

@@ -69,6 +69,8 @@ fn suite() -> Suite {
         room(40, 150).causal(Causal::BottomRight).bias([1, 2, 40, 150]).mask([2, 1, 1, 150]).dropout(0.2, 5);
     let cases = vec![
         case("plain", room(40, 150)),
+        case("heads that share keys", sized(1, [4, 2], 40, 150, 64, 64)),
+        rising(case("rising beyond what f32 holds", room(40, 700).scale(16.0))),
         rising(case("rising", room(40, 700).scale(1.0))),
         rising(case("rising, causal", room(300, 300).causal(Causal::TopLeft).scale(1.0))),
         Case { key_lengths: lengths, ..case("key lengths", room(40, 150).key_lengths()) },

@@ -7,7 +7,7 @@ use theria_gpu_fwd::Cuda;
 
 /// Calls shorter than this are recorded together and replayed: the host could not ask for them fast
 /// enough.
-const SHORT: Duration = Duration::from_micros(50);
+const SHORT: Duration = Duration::from_micros(200);
 /// Calls of one recording.
 const RECORDED: usize = 20;
 /// Calls that wake a device up, and those that say how long one takes.

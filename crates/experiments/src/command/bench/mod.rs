@@ -27,7 +27,7 @@ const EXAMPLES: &str = "Examples:
 
 Rules write into memory that exists. Before a row is timed its result is held against the oracle, and a wrong
 one has no time. Times are medians and percentiles of calls on operands that rotate through more than any cache
-holds, as far as sixteen sets of them reach: by marks of the device for CUDA backends (calls below 50 µs are
+holds, as far as sixteen sets of them reach: by marks of the device for CUDA backends (calls below 200 µs are
 recorded, twenty at a time, and replayed), by the clock for the CPU. With --peers the attention of PyTorch is
 measured between two rounds of theria; a ratio above 1 says that theria is faster. Exit code 1 when a result is wrong.";
 

@@ -68,7 +68,10 @@ pub(super) fn shipped(occasion: Occasion, architecture: Architecture) -> Choice 
         (true, ..=128, false, Load::Few) => tiling([1, 4, 1, 64, 64, 2], true, 2),
         (true, ..=128, false, _) => tiling([2, 4, 1, 32, 32, 3], false, 2),
         (true, ..=192, false, Load::Long) => tiling([1, 8, 1, 64, 64, 2], true, 1),
-        (true, 193.., false, Load::Long) => tiling([1, 8, 1, 64, 64, 2], false, 1),
+        (true, 193.., false, Load::Long) if masking == Masking::Lengths => {
+            tiling([1, 4, 1, 48, 48, 1], false, 2)
+        }
+        (true, 193.., false, Load::Long) => tiling([1, 4, 1, 64, 64, 1], false, 2),
         (true, 193.., true, _) => tiling([1, 4, 1, 32, 16, 2], false, 1),
         (true, ..) | (false, ..=64, ..) => tiling([1, 4, 1, 32, 32, 2], false, 1),
         (false, ..=128, ..) => tiling([1, 4, 1, 32, 16, 2], false, 1),
