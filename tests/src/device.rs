@@ -10,7 +10,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};
 use theria_contract::conformance::Suite;
 use theria_contract::{Attention, Element, Host, Precision};
-use theria_gpu_fwd::{Cuda, Device};
+use theria_gpu_fwd::{Architecture, Cuda, Device, KernelSpec};
 
 use crate::evidence::{self, Ran, Row, rows_of};
 
@@ -31,6 +31,17 @@ impl DeviceSuite {
             reason.split([':', ';']).next().unwrap_or_default().to_owned()
         });
         Self { phase, arguments: Arguments::from_args(), missing, rows: Arc::default(), trials: Vec::new() }
+    }
+
+    /// Compiles these kernels before the first test, on all processors: a test that comes to hundreds of them would
+    /// compile one after the other.
+    #[must_use]
+    pub fn compiling(self, kernels: impl FnOnce(Architecture) -> Vec<KernelSpec>) -> Self {
+        let whole = !short() && self.arguments.filter.is_none() && !self.arguments.list;
+        if let Some(device) = Device::open(0).ok().filter(|_| whole) {
+            device.compile_all(&kernels(device.architecture()));
+        }
+        self
     }
 
     /// Adds a test. What it gives back is judged: a row that failed fails the test.

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use theria_contract::conformance::{Outcome, Report};
+use theria_contract::conformance::{Outcome, Report, Verdict};
 
 /// One row: what was judged, how far off it was, and how far it may be.
 #[derive(Clone, Debug)]
@@ -133,6 +133,13 @@ pub fn assert_passed(rows: &[Row], at_least: usize) {
 }
 
 fn row_of(outcome: &Outcome) -> Row {
+    // Of a row that failed one wants to know which output it was, and of which form of the call.
+    let reason = match outcome.output {
+        Some(output) if outcome.verdict == Verdict::Failed => {
+            format!("{}, {}: {}", output.name(), outcome.form.name, outcome.reason)
+        }
+        _ => outcome.reason.clone(),
+    };
     Row {
         name: format!("conformance: {}", outcome.case),
         rule: outcome.rule.name().into(),
@@ -141,7 +148,7 @@ fn row_of(outcome: &Outcome) -> Row {
         error: outcome.error,
         bound: outcome.bound,
         verdict: outcome.verdict.name(),
-        reason: outcome.reason.clone(),
+        reason,
     }
 }
 

@@ -30,11 +30,12 @@ where
     let mut failed = Vec::new();
     for _ in 0..if short() { 2 } else { 60 } {
         let case = any.new_tree(&mut runner).expect("a random problem").current();
+        let problem = format!("{:?}", case.problem);
         let suite = Suite { cases: vec![case], precision };
         for row in conform::<E, _, _>(&suite, backend, oracle) {
             judged += usize::from(row.verdict == "passed");
             if row.verdict == "failed" {
-                failed.push(row);
+                failed.push(Row { reason: format!("{} of {problem}", row.reason), ..row });
             } else if row.verdict == "passed" && worst.as_ref().is_none_or(|worst| row.error > worst.error) {
                 worst = Some(row);
             }

@@ -10,6 +10,7 @@ use theria_tests::on_device;
 
 fn main() {
     DeviceSuite::new(7)
+        .compiling(theria_gpu_fwd::forward::kernels)
         .test("the_suite_in_f64_is_refused", |cuda| {
             conform::<f64, _, _>(&standard(None), &CudaFast::new(cuda.clone()), &Dense::new())
         })

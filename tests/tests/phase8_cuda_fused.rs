@@ -16,6 +16,7 @@ fn fused(cuda: &Cuda) -> CudaFused {
 
 fn main() {
     DeviceSuite::new(8)
+        .compiling(theria_gpu_fwd::forward::kernels)
         .test("the_suite_in_f64_is_refused", |cuda| {
             conform::<f64, _, _>(&standard(None), &fused(cuda), &Dense::new())
         })

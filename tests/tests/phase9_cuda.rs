@@ -23,6 +23,7 @@ fn reference(cuda: &Cuda) -> CudaRef {
 
 fn main() {
     DeviceSuite::new(9)
+        .compiling(theria_gpu_bwd::kernels)
         .test("reference_in_f64", |cuda| {
             conform::<f64, _, _>(&standard(None), &reference(cuda), &Dense::new())
         })
@@ -64,10 +65,6 @@ fn main() {
         })
         .test("every_room_in_f32_by_a_split", |cuda| {
             on_device::every_room::<f32, _, _>(&fused(cuda), &ByHost(reference(cuda)), None)
-        })
-        .test("every_room_in_f32_by_tf32", |cuda| {
-            let (backend, oracle) = (fused(cuda).with_tf32(), ByHost(reference(cuda)));
-            on_device::every_room::<f32, _, _>(&backend, &oracle, Some(Precision::Tf32))
         })
         .run()
 }

@@ -11,7 +11,7 @@ namespace theria {
 // 1: backward. 2: second order.
 constexpr int ORDER = THERIA_ORDER;
 static_assert(D == DV, "operands of both widths lie in tiles of one");
-static_assert(KEY_GROUPS == 1 && STAGES >= 2 && 128 % BLOCK_ROWS == 0, "what the sweeps are written for");
+static_assert(KEY_GROUPS == 1 && STAGES >= 2 && BLOCK_ROWS <= 128 && STAGE_KEYS <= 128, "what the sweeps are written for");
 constexpr bool FACTORED = sizeof(E) == 4;
 using Known = Record<float, ORDER, FACTORED>;
 

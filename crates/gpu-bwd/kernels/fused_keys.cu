@@ -223,14 +223,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
     }
     Sums dk = {}, dv = {};
     float scale = MASKING == EVERYTHING ? 1 : float(f.score.scale);
-    int slot = 0;
     for (int turn = 0; turn < total; ++turn) {
         await_copies<STAGES - 2>();
         __syncthreads();
-        bring(turn + STAGES - 1, slot == 0 ? STAGES - 1 : slot - 1);
-        unsigned at = ring + slot * STAGE_BYTES;
+        bring(turn + STAGES - 1, (turn + STAGES - 1) % STAGES);
+        unsigned at = ring + turn % STAGES * STAGE_BYTES;
         const Known *records = reinterpret_cast<const Known *>(memory + (at - stay_at) + 2 * KINDS * COLUMN_BYTES);
-        slot = slot + 1 == STAGES ? 0 : slot + 1;
         int h = h_kv * group + turn / stages, stage0 = all.begin + turn % stages * STAGE_KEYS;
 #pragma unroll
         for (int n = 0; n < KEYS; n += STEP) {

@@ -27,7 +27,8 @@ struct Stay {
           g_tangent(memory + 3 * ROW_BYTES, warp) {}
 };
 
-// Whether what is known of the rows stays in registers, or is read again in every step: wide sums leave no room.
+// Whether what is known of the rows stays in registers, or is read again in every step, and what is found out of them
+// is kept in shared memory: wide sums leave no room.
 constexpr bool ROWS_STAY = D <= 192;
 constexpr bool CHECKED = !FACTORED; // O of f32 is as exact as the sums
 // What an error of δ and δ' may be of dS and dS', in the norm of a row.
@@ -46,6 +47,16 @@ struct Check {
             ds_tangent += made.ds_tangent;
             ds_tangent_square += made.ds_tangent * made.ds_tangent;
             p_tangent_square += made.p_tangent * made.p_tangent;
+        }
+    }
+    THERIA_DEVICE void add(const Check &other) {
+        ds += other.ds;
+        ds_square += other.ds_square;
+        p_square += other.p_square;
+        if (ORDER == 2) {
+            ds_tangent += other.ds_tangent;
+            ds_tangent_square += other.ds_tangent_square;
+            p_tangent_square += other.p_tangent_square;
         }
     }
     // Of the whole row.
@@ -72,11 +83,30 @@ struct Check {
     }
 };
 
+static_assert(sizeof(Check) == 24, "as the host counts it");
+
+// Those of a lane's rows.
+struct Checks {
+    Check in_registers[ROW_TILES][2];
+
+    THERIA_DEVICE Check &of(int r, int half) {
+        if (ROWS_STAY)
+            return in_registers[r][half];
+        extern __shared__ __align__(16) unsigned char memory[];
+        auto *in_memory = reinterpret_cast<Check *>(memory + 2 * ORDER * ROW_BYTES + STAGES * STAGE_BYTES);
+        return in_memory[(threadIdx.x * ROW_TILES + r) * 2 + half];
+    }
+};
+
+static THERIA_DEVICE Known *record_of(const Rules &p, const Rows &at, int i) {
+    return static_cast<Known *>(p.statistics) + (long long)(at.b * p.heads + at.h) * p.padded + i;
+}
+
 // A step of keys: `k` and what follows it in shared memory are the stage's operands.
 template <bool WHOLE>
-static THERIA_DEVICE void step(Sums &dq, Check (&check)[ROW_TILES][2], const Stay &stay, unsigned k,
-                               const Known (&rows)[ROW_TILES][2], const Known *records, const Rules &p,
-                               const Rows &at, int key0, float scale) {
+static THERIA_DEVICE void step(Sums &dq, Checks &checks, const Stay &stay, unsigned k,
+                               const Known (&rows)[ROW_TILES][2], const Rules &p, const Rows &at,
+                               int key0, float scale) {
     unsigned v = k + COLUMN_BYTES, k_tangent = v + COLUMN_BYTES, v_tangent = k_tangent + COLUMN_BYTES;
     int lane = threadIdx.x % WARP, count = at.to - key0;
     Scores s, dp, s_tangent, dp_tangent;
@@ -102,7 +132,8 @@ static THERIA_DEVICE void step(Sums &dq, Check (&check)[ROW_TILES][2], const Sta
     for (int r = 0; r < ROW_TILES; ++r)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            Known row = ROWS_STAY ? rows[r][half] : records[at.row(r, half)];
+            Known row = ROWS_STAY ? rows[r][half] : *record_of(p, at, at.row(r, half));
+            Check found = {};
 #pragma unroll
             for (int n = 0; n < STEP / 8; ++n)
 #pragma unroll
@@ -116,11 +147,13 @@ static THERIA_DEVICE void step(Sums &dq, Check (&check)[ROW_TILES][2], const Sta
                     Curved made(row, scale, s[r][n].x[c], MASKING == EVERYTHING ? y * z : y, s_tangent[r][n].x[c],
                                 MASKING == EVERYTHING ? yt * z : yt);
                     if (CHECKED)
-                        check[r][half].add(made);
+                        found.add(made);
                     dp[r][n].x[c] = made.ds;
                     if (ORDER == 2)
                         dp_tangent[r][n].x[c] = made.ds_tangent;
                 }
+            if (CHECKED)
+                checks.of(r, half).add(found);
         }
     if (ORDER == 1) {
         add_values<WHOLE>(dq, dp, k, count);
@@ -145,11 +178,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
     Keys all(f, block_row, at.length);
 
     Known rows[ROW_TILES][2];
-    Known *records = static_cast<Known *>(p.statistics) + (long long)(b * p.heads + h) * p.padded;
 #pragma unroll
     for (int r = 0; r < ROW_TILES; ++r)
         for (int half = 0; half < 2; ++half)
-            rows[r][half] = records[at.row(r, half)];
+            rows[r][half] = *record_of(p, at, at.row(r, half));
 
     auto bring_rows = [&](int kind, const View &from, int width) {
         if (from.data)
@@ -199,24 +231,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
 #pragma unroll
             for (int n = 0; n < DV / 8; ++n)
                 dq[r][n] = {};
-        Check check[ROW_TILES][2] = {};
+        Checks checks;
+#pragma unroll
+        for (int r = 0; r < ROW_TILES; ++r)
+            checks.of(r, 0) = checks.of(r, 1) = {};
         float scale = MASKING == EVERYTHING ? 1 : float(f.score.scale);
-        int slot = 0;
         for (int stage = 0; all.begin + stage * STAGE_KEYS < all.end; ++stage) {
             await_copies<STAGES - 2>();
             __syncthreads();
-            bring(stage + STAGES - 1, slot == 0 ? STAGES - 1 : slot - 1);
-            unsigned keys = ring + slot * STAGE_BYTES;
-            slot = slot + 1 == STAGES ? 0 : slot + 1;
+            bring(stage + STAGES - 1, (stage + STAGES - 1) % STAGES);
+            unsigned keys = ring + stage % STAGES * STAGE_BYTES;
 #pragma unroll
             for (int n = 0; n < KEYS; n += STEP) {
                 int key0 = all.begin + stage * STAGE_KEYS + n;
                 if (!at.concerned(key0))
                     continue;
                 if (MASKING != EVERYTHING && at.whole(key0))
-                    step<true>(dq, check, stay, KeyTile::at(keys, n, 0), rows, records, p, at, key0, scale);
+                    step<true>(dq, checks, stay, KeyTile::at(keys, n, 0), rows, p, at, key0, scale);
                 else
-                    step<false>(dq, check, stay, KeyTile::at(keys, n, 0), rows, records, p, at, key0, scale);
+                    step<false>(dq, checks, stay, KeyTile::at(keys, n, 0), rows, p, at, key0, scale);
             }
         }
         await_copies<0>();
@@ -227,20 +260,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
         for (int r = 0; r < ROW_TILES; ++r)
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                check[r][half].gather();
+                Check check = checks.of(r, half);
+                check.gather();
                 if (at.row(r, half) >= f.score.t)
                     continue;
-                good = good && check[r][half].good();
+                good = good && check.good();
                 if (ROWS_STAY) {
-                    rows[r][half].delta() += check[r][half].ds;
+                    rows[r][half].delta() += check.ds;
                     if (ORDER == 2)
-                        rows[r][half].delta_tangent() += check[r][half].ds_tangent;
+                        rows[r][half].delta_tangent() += check.ds_tangent;
                 }
                 if (threadIdx.x % 4 == 0) {
-                    Known &record = records[at.row(r, half)];
-                    record.delta() += check[r][half].ds;
+                    Known &record = *record_of(p, at, at.row(r, half));
+                    record.delta() += check.ds;
                     if (ORDER == 2)
-                        record.delta_tangent() += check[r][half].ds_tangent;
+                        record.delta_tangent() += check.ds_tangent;
                 }
             }
         if (!__syncthreads_or(!good))

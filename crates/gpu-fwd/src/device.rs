@@ -10,7 +10,7 @@
 #![allow(unsafe_code)] // the driver is a C library; each block says why it is sound
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use cudarc::driver::sys::{self, CUdevice_attribute, CUmemPool_attribute, CUresult};
@@ -168,6 +168,23 @@ impl Device {
         tracing::debug!(?origin, bytes = cubin.len());
         drop(span);
         Ok(cubin)
+    }
+
+    /// Compiles kernels into the cache on disk, on all processors. What does not compile is found when it is asked for
+    /// again.
+    pub fn compile_all(&self, kernels: &[KernelSpec]) {
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+                scope.spawn(|| {
+                    while let Some(kernel) = kernels.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if let Err(error) = self.cubin(kernel) {
+                            tracing::debug!(%error, kernel = %kernel.name, "a kernel does not compile");
+                        }
+                    }
+                });
+            }
+        });
     }
 
     /// NVRTC, found when it is first asked for.

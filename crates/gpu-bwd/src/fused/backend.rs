@@ -1,18 +1,22 @@
 //! The backend.
 
 use theria_contract::{
-    Attention, Checks, Cotangent, Directions, Element, Inputs, Precision, Primal, Problem, Qkv, Result, Rule,
-    SavedView, SavedViewMut, SecondOrder, Support, Tangent,
+    Attention, Checks, Cotangent, DType, Directions, Element, Inputs, Precision, Primal, Problem, Qkv,
+    Refusal, Result, Rule, SavedView, SavedViewMut, SecondOrder, Support, Tangent,
 };
-use theria_gpu_fwd::forward::{self, Masking, Products, Table, room};
+use theria_gpu_fwd::forward::{self, Load, Masking, Products, Table, room};
 use theria_gpu_fwd::{Cuda, CudaView, CudaViewMut, CudaWorkspace, Library};
 
 use super::FusedSweep;
-use super::choice::{looked_at, sweeps};
+use super::choice::{Occasion, sweeps};
 use crate::call::Call;
 use crate::pairs::{PairKernel, Sweep};
 use crate::part::{Order, Part, Records};
 use crate::rules;
+
+/// Weights and differences of cotangents take the rounding of their operands over as it is: errors were measured up to
+/// 7e-3, where the bound is 2e-3, or 1e-2 of 4e-3 in the second order (the page of phase 9).
+const IN_TF32: &str = "a derivative of products in TF32, whose rounding is beyond the bound,";
 
 /// Fused attention on tensor cores, with every rule.
 ///
@@ -47,7 +51,8 @@ impl CudaFused {
         self
     }
 
-    /// With f32 operands rounded to TF32, see [`forward::CudaFused::with_tf32`].
+    /// With f32 operands rounded to TF32 in the forward, see [`forward::CudaFused::with_tf32`]; the other rules are
+    /// refused for f32 then.
     #[must_use]
     pub fn with_tf32(mut self) -> Self {
         self.forward = self.forward.with_tf32();
@@ -75,10 +80,11 @@ impl CudaFused {
     /// The sweeps that serve a launch of a problem whose rows are whole vectors, or are not; none where kernels that
     /// take pairs do.
     fn sweeps(&self, part: Part, problem: &Problem, vectors: bool) -> Option<Vec<FusedSweep>> {
-        let products = Products::of(problem.dtype(), self.precision)?;
-        let room = room(problem);
-        let masking = looked_at(part, products, room, Masking::of(problem, vectors));
-        sweeps(part, products, room, masking, self.cuda.device().architecture())
+        let products = Products::of(problem.dtype(), Precision::F32)?;
+        let device = self.cuda.device();
+        let (masking, load) = (Masking::of(problem, vectors), Load::of(problem, device.multiprocessors()));
+        let occasion = Occasion::of(part, products, room(problem), masking, load);
+        sweeps(part, occasion, device.architecture())
     }
 }
 
@@ -129,7 +135,10 @@ impl<E: Element> Attention<E> for CudaFused {
         &self.cuda
     }
 
-    fn support(&self, problem: &Problem, _: Rule) -> Support {
+    fn support(&self, problem: &Problem, rule: Rule) -> Support {
+        if rule != Rule::Forward && E::DTYPE == DType::F32 && self.precision == Precision::Tf32 {
+            return Support::Refused(Refusal::Feature(IN_TF32));
+        }
         Attention::<E>::support(&self.forward, problem, Rule::Forward)
     }
 

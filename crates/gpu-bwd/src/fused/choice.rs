@@ -1,61 +1,113 @@
 //! Which sweep serves which occasion.
 
+use std::collections::HashSet;
+
 use theria_gpu_fwd::Architecture;
-use theria_gpu_fwd::forward::{FusedForward, Masking, Products, ROOMS, Tiling};
+use theria_gpu_fwd::forward::{FusedForward, Load, Masking, Products, ROOMS, Tiling};
 
 use super::{FusedSweep, Makes};
 use crate::part::{Order, Part};
 
-/// `[row tiles, row warps, keys, step, stages]`, blocks.
-const fn tiling(numbers: [u32; 5], blocks: u32) -> Tiling {
-    let [row_tiles, row_warps, keys, step, stages] = numbers;
-    Tiling { row_tiles, row_warps, key_groups: 1, keys, step, stages, q_in_registers: false, blocks }
+/// What a choice depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Occasion {
+    pub(super) products: Products,
+    pub(super) room: u32,
+    pub(super) masking: Masking,
+    pub(super) load: Load,
+}
+
+impl Occasion {
+    /// That of a sweep for which scores are looked at as `masking` says, at least: registers do not hold what a kernel
+    /// needs that looks at some scores only beside two operands for one and wide heads, or beside the widest sums.
+    pub(super) fn of(part: Part, products: Products, room: u32, masking: Masking, load: Load) -> Self {
+        let split = products == Products::Split && room >= 128;
+        let widest = part == Part::Jvp && room > 192;
+        let looks = split || widest || matches!(part, Part::Bias(_));
+        Self { products, room, masking: if looks { Masking::Everything } else { masking }, load }
+    }
+}
+
+/// `[row tiles, row warps, keys, step]`, operands in registers, blocks.
+const fn tiling(numbers: [u32; 4], q_in_registers: bool, blocks: u32) -> Tiling {
+    let [row_tiles, row_warps, keys, step] = numbers;
+    Tiling { row_tiles, row_warps, key_groups: 1, keys, step, stages: 2, q_in_registers, blocks }
+}
+
+/// Operands that are read again in every step, or kept in registers.
+const READ: bool = false;
+const KEPT: bool = true;
+
+/// The tiling for a sweep in a 16-bit type that looks at no score, or at those at the ends of intervals alone. The
+/// numbers were measured on an H200.
+fn plain_in_half(part: Part, occasion: Occasion) -> Tiling {
+    use Order::{First, Second};
+    use Part::{Jvp, Keys, Queries};
+    let few = occasion.load == Load::Few;
+    let ends = occasion.masking == Masking::Intervals;
+    match (occasion.room, part) {
+        (..=32, Jvp | Keys(First)) if !few => tiling([2, 4, 64, 32], KEPT, 2),
+        (..=32, Queries(First)) if !few => tiling([2, 4, 64, 64], READ, 2),
+        (..=32, Keys(Second)) if !few => tiling([2, 4, 32, 16], KEPT, 2),
+        (..=32, Queries(Second)) => tiling([1, 4, 64, 32], KEPT, 2),
+        (..=64, Jvp | Queries(First) | Keys(First)) if few => tiling([1, 4, 64, 64], READ, 1),
+        (..=64, Jvp | Queries(First) | Keys(First)) => tiling([2, 4, 64, 32], READ, 2),
+        (..=64, Queries(_)) => tiling([1, 4, 32, 32], KEPT, 2),
+        (..=64, _) | (..=96, Keys(First)) => tiling([1, 4, 64, 32], KEPT, 2),
+        (..=96, Jvp) => tiling([1, 3, 32, 32], READ, 2),
+        (..=96, Queries(First)) if !few => tiling([1, 8, 64, 32], KEPT, 1),
+        (..=96, Queries(Second)) if few => tiling([1, 4, 32, 16], READ, 1),
+        (..=96, Queries(Second)) => tiling([1, 8, 32, 32], READ, 1),
+        (..=96, Keys(Second)) if !few => tiling([1, 8, 64, 32], READ, 1),
+        (..=128, Jvp) if !few && !ends => tiling([1, 8, 64, 64], READ, 1),
+        (..=128, Jvp) => tiling([1, 4, 32, 32], READ, 2),
+        (..=128, Queries(First)) => tiling([1, 4, 32, 32], KEPT, 2),
+        (..=128, Keys(First)) => tiling([1, 4, 64, 64], READ, 2),
+        (..=128, Queries(Second) | Keys(Second)) if few => tiling([1, 4, 32, 32], READ, 1),
+        (..=128, Keys(Second)) if ends => tiling([1, 8, 32, 16], READ, 1),
+        (..=128, _) => tiling([1, 8, 32, 32], READ, 1),
+        (..=192, Jvp) if ends => tiling([1, 6, 32, 32], READ, 1),
+        (..=192, Jvp | Queries(Second)) => tiling([1, 3, 16, 16], READ, 1),
+        (..=192, Keys(First)) if !ends => tiling([1, 8, 32, 16], READ, 1),
+        (..=192, Keys(_)) => tiling([1, 4, 32, 32], READ, 1),
+        (_, Queries(First) | Keys(First)) => tiling([1, 8, 32, 32], READ, 1),
+        _ => tiling([1, 4, 16, 16], READ, 1),
+    }
 }
 
 /// Tilings for a sweep, the one to take first.
-fn tilings(part: Part, products: Products, room: u32, masking: Masking) -> Vec<Tiling> {
-    let half = products.element() == 2;
-    let looks = masking == Masking::Everything;
-    let first = match (half, room, looks, part) {
-        (true, ..=64, _, Part::Bias(Order::First)) => tiling([1, 4, 64, 64, 2], 1),
-        (true, ..=128, _, Part::Bias(_)) => tiling([1, 4, 32, 32, 2], 1),
-        (false, ..=64, _, Part::Bias(_)) => tiling([1, 4, 16, 16, 2], 1),
-        (true, ..=64, false, Part::Queries(Order::First) | Part::Keys(Order::First)) => {
-            tiling([2, 4, 32, 32, 2], 2)
-        }
-        (true, ..=64, false, Part::Jvp) if masking == Masking::Lengths => tiling([2, 4, 32, 32, 2], 2),
-        (true, ..=64, ..) => tiling([1, 4, 32, 32, 2], 2),
-        (true, ..=128, false, Part::Keys(Order::Second)) => tiling([1, 8, 16, 16, 2], 1),
-        (true, ..=128, false, _) => tiling([1, 8, 32, 32, 2], 1),
-        (true, 193.., true, Part::Queries(Order::Second)) => tiling([1, 2, 16, 16, 2], 1),
-        (true, ..=128, true, _) | (false, ..=64, ..) => tiling([1, 4, 32, 16, 2], 1),
-        _ => tiling([1, 4, 16, 16, 2], 1),
+fn tilings(part: Part, occasion: Occasion) -> [Tiling; 4] {
+    let half = occasion.products.element() == 2;
+    let first = match (half, occasion.room, occasion.masking, part) {
+        (true, ..=64, _, Part::Bias(Order::First)) => tiling([1, 4, 64, 64], READ, 1),
+        (true, ..=128, _, Part::Bias(_)) => tiling([1, 4, 32, 32], READ, 1),
+        (false, _, _, Part::Bias(_)) => tiling([1, 4, 16, 16], READ, 1),
+        (true, _, Masking::Lengths | Masking::Intervals, _) => plain_in_half(part, occasion),
+        (true, ..=64, ..) => tiling([1, 4, 32, 32], READ, 2),
+        (true, ..=128, ..) | (false, ..=64, Masking::Everything, _) => tiling([1, 4, 32, 16], READ, 1),
+        (false, ..=64, _, Part::Jvp) => tiling([2, 4, 16, 16], READ, 1),
+        (false, ..=64, _, Part::Queries(Order::First)) => tiling([2, 4, 32, 32], READ, 1),
+        (false, ..=64, _, Part::Keys(Order::First)) => tiling([1, 4, 32, 32], READ, 1),
+        (false, ..=64, ..) => tiling([1, 8, 32, 32], READ, 1),
+        _ => tiling([1, 4, 16, 16], READ, 1),
     };
-    let narrow = Tiling { keys: 16, step: 16, ..first };
-    let least = Tiling { row_tiles: 1, row_warps: 4, ..narrow };
-    vec![first, narrow, least, Tiling { row_warps: 2, ..least }]
-}
-
-/// What is looked at by the sweeps that serve a masking: registers do not hold what a kernel needs that looks at some
-/// scores only beside two operands for one and wide heads, or beside the widest sums of the JVP.
-pub(super) fn looked_at(part: Part, products: Products, room: u32, masking: Masking) -> Masking {
-    let split = products == Products::Split && room >= 128;
-    if split || (part == Part::Jvp && room > 192) { Masking::Everything } else { masking }
+    // Smaller devices have less shared memory: fewer keys at a time, then fewer queries.
+    let narrow = Tiling { keys: 16, step: 16, q_in_registers: READ, ..first };
+    let least = Tiling { row_tiles: 1, row_warps: 4, blocks: 1, ..narrow };
+    [first, narrow, least, Tiling { row_warps: 2, ..least }]
 }
 
 /// The sweeps of a launch on an occasion, one after the other; none where no tiling fits the device.
-pub(super) fn sweeps(
-    part: Part,
-    products: Products,
-    room: u32,
-    masking: Masking,
-    architecture: Architecture,
-) -> Option<Vec<FusedSweep>> {
-    let makes = match part {
-        Part::Keys(_) if room > 128 => vec![Makes::Keys, Makes::Values],
-        _ => vec![Makes::Both],
+pub(super) fn sweeps(part: Part, occasion: Occasion, architecture: Architecture) -> Option<Vec<FusedSweep>> {
+    let Occasion { products, room, masking, .. } = occasion;
+    // Registers do not hold both sums of wide heads.
+    let both = match part {
+        Part::Keys(Order::First) if products.element() == 2 && masking == Masking::Lengths => room <= 192,
+        Part::Keys(_) => room <= 128,
+        _ => true,
     };
-    tilings(part, products, room, masking).into_iter().find_map(|tiling| {
+    let makes = if both { vec![Makes::Both] } else { vec![Makes::Keys, Makes::Values] };
+    tilings(part, occasion).into_iter().find_map(|tiling| {
         let cut = FusedForward { products, d: room, dv: room, masking, tiling };
         let sweep = FusedSweep { part, makes: Makes::Both, cut };
         let vectors = room * products.element() / 16;
@@ -69,22 +121,20 @@ pub(crate) fn all(architecture: Architecture) -> Vec<FusedSweep> {
     let orders = [Order::First, Order::Second];
     let swept = |order| [Part::Queries(order), Part::Keys(order), Part::Bias(order)];
     let parts: Vec<Part> = orders.into_iter().flat_map(swept).chain([Part::Jvp]).collect();
-    let mut all = Vec::new();
-    for products in Products::ALL {
+    let mut all: Vec<FusedSweep> = Vec::new();
+    for products in [Products::Bf16, Products::F16, Products::Split] {
         for room in ROOMS {
             for masking in Masking::ALL {
-                for part in &parts {
-                    if looked_at(*part, products, room, masking) != masking {
-                        continue;
+                for load in Load::ALL {
+                    for part in &parts {
+                        let occasion = Occasion::of(*part, products, room, masking, load);
+                        all.extend(sweeps(*part, occasion, architecture).into_iter().flatten());
                     }
-                    // A bias is looked at.
-                    if matches!(part, Part::Bias(_)) && masking != Masking::Everything {
-                        continue;
-                    }
-                    all.extend(sweeps(*part, products, room, masking, architecture).into_iter().flatten());
                 }
             }
         }
     }
+    let mut seen = HashSet::new();
+    all.retain(|sweep| seen.insert(*sweep));
     all
 }

@@ -42,6 +42,14 @@ impl FusedSweep {
         }
     }
 
+    /// Bytes for what a sweep finds out of its rows, two of each lane and piece, where registers have no room for it:
+    /// `Checks` of `fused_queries.cu`.
+    fn checks(&self) -> u32 {
+        const CHECK: u32 = 24;
+        let Tiling { row_tiles, .. } = self.cut.tiling;
+        if self.cut.d > 192 { 2 * CHECK * row_tiles * self.cut.tiling.threads() } else { 0 }
+    }
+
     /// Bytes of shared memory of a block: operands that stay, and the ring.
     pub(crate) fn shared_bytes(&self) -> u32 {
         let Tiling { keys, stages, .. } = self.cut.tiling;
@@ -50,7 +58,7 @@ impl FusedSweep {
             // Q and Q′ stay; K, K′, V, V′ pass.
             Part::Jvp => (2 * rows + stages * 4 * keys) * row,
             // One operand of each kind for the first order, two for the second.
-            Part::Queries(order) => 2 * order.number() * (rows + stages * keys) * row,
+            Part::Queries(order) => 2 * order.number() * (rows + stages * keys) * row + self.checks(),
             Part::Keys(order) => {
                 let record = order.number() * if self.cut.products.element() == 4 { 16 } else { 8 };
                 2 * order.number() * (rows + stages * keys) * row + stages * keys * record

@@ -1,6 +1,5 @@
 //! Measuring choices on the device at hand.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use theria_contract::{Element, Inputs, Layout, Problem, Saved, SavedTensor, Storage, Tensor};
@@ -85,7 +84,9 @@ impl CudaFused {
         let architecture = self.cuda.device().architecture();
         let default = shipped(occasion, architecture);
         let all = candidates(occasion, architecture);
-        self.compile(occasion, &all);
+        // That takes longer than to measure them.
+        let kernels: Vec<_> = all.iter().map(|choice| choice.instance(occasion).kernel()).collect();
+        self.cuda.device().compile_all(&kernels);
 
         let mut made = outputs::<E>(&self.cuda, problem)?;
         let time = self.time(problem, &operands, &mut made, occasion, default)?.unwrap_or(Duration::MAX);
@@ -144,21 +145,6 @@ impl CudaFused {
 
     fn require_forward<E: Element>(&self, problem: &Problem) -> theria_contract::Result<()> {
         theria_contract::Attention::<E>::require(self, problem, theria_contract::Rule::Forward)
-    }
-
-    /// Compiles all choices into the cache on disk, on all processors: that takes longer than to measure
-    /// them. What does not compile is found when it is measured.
-    fn compile(&self, occasion: Occasion, choices: &[Choice]) {
-        let (device, next) = (self.cuda.device(), AtomicUsize::new(0));
-        std::thread::scope(|scope| {
-            for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
-                scope.spawn(|| {
-                    while let Some(choice) = choices.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let _ = device.cubin(&choice.instance(occasion).kernel());
-                    }
-                });
-            }
-        });
     }
 
     /// The median time of a choice, the device kept busy in between; `None` if its kernel spills.
