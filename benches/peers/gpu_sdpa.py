@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""PyTorch's attention, measured for `theria bench --peers`.
+"""PyTorch's attention, and others that have derivatives, measured for `theria bench --peers`.
 
 A process that reads one JSON request on each line of stdin and answers it on one line of stdout:
 
@@ -8,6 +8,8 @@ A process that reads one JSON request on each line of stdin and answers it on on
     {"rule": "forward", "shape": {"batch": 4, "heads_q": 16, "heads_kv": 16, "t": 4096, "m": 4096,
      "d": 128, "dv": 128}, "dtype": "bf16", "causal": false, "device": "cuda", "runs": 100,
      "seconds": 10, "seed": 0, "backends": ["cudnn", "flash", "efficient", "math"]}
+
+Backends are those of PyTorch, "jax" (gpu_jax.py), and "jvp_flash_attention", which is left out where it is not installed.
 
 An answer to a rule is {"peers": [{"name", "version", "p50_us", "p90_us", "p99_us", "method",
 "peak_extra_bytes", "error"}]}; to anything that cannot be done, {"error": "why"}. A backend that cannot
@@ -28,6 +30,7 @@ What a call is, by rule:
 needs recorded (the output, or the weights of the MATH backend) is in it.
 """
 
+import importlib.util
 import json
 import os
 import statistics
@@ -48,8 +51,11 @@ BACKENDS = {
     "efficient": "EFFICIENT_ATTENTION",
     "math": "MATH",
 }
+JVP_FLASH = "jvp_flash_attention"
 # What has no chance is not asked for by default: fused kernels have no derivative of theirs.
 USUAL = {
+    ("cuda", "jvp"): ["math", "jax", JVP_FLASH],
+    ("cuda", "second-order"): ["math", "jax"],
     ("cuda", "forward"): ["cudnn", "flash", "efficient", "math"],
     ("cuda", "backward"): ["cudnn", "flash", "efficient", "math"],
     ("cpu", "forward"): ["flash", "math"],
@@ -109,6 +115,7 @@ class Operands:
         self.cotangent = draw(s["heads_q"], s["t"], s["dv"]) if wants_cotangent else None
         self.causal = bool(request.get("causal", False))
         self.grouped = s["heads_q"] != s["heads_kv"]
+        self.library = request.get("library")
 
     def bytes(self):
         cotangent = () if self.cotangent is None else (self.cotangent,)
@@ -117,6 +124,10 @@ class Operands:
 
 def attention(torch, operands):
     """The function of q, k, v."""
+    if operands.library == JVP_FLASH:
+        from jvp_flash_attention.jvp_attention import JVPAttn
+
+        return lambda q, k, v: JVPAttn.fwd_dual(q, k, v, causal=operands.causal)
     options = {"is_causal": operands.causal}
     if operands.grouped:
         options["enable_gqa"] = True
@@ -293,9 +304,10 @@ def version(torch, backend, device):
 def peer(torch, request, device, backend):
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
+    foreign = backend in ("jax", JVP_FLASH)
     answer = {
-        "name": f"pytorch {backend}",
-        "version": version(torch, backend, device),
+        "name": backend if foreign else f"pytorch {backend}",
+        "version": None if foreign else version(torch, backend, device),
         "p50_us": None,
         "p90_us": None,
         "p99_us": None,
@@ -304,6 +316,15 @@ def peer(torch, request, device, backend):
         "error": None,
     }
     try:
+        if backend == "jax":
+            import gpu_jax
+
+            return answer | gpu_jax.measure(request, runs_that_fit, percentiles)
+        if backend == JVP_FLASH:
+            from importlib.metadata import version as installed
+
+            answer["version"] = installed(JVP_FLASH)
+            return answer | measure(torch, request | {"library": JVP_FLASH}, device)
         if backend not in BACKENDS:
             raise Unable(f"unknown backend '{backend}'; known: {', '.join(BACKENDS)}")
         if not hasattr(SDPBackend, BACKENDS[backend]):
@@ -326,7 +347,9 @@ def rule(request, device):
         raise Unable(f"unknown rule '{request['rule']}'; known: {', '.join(RULES)}")
     torch = torch_on(device)
     number_type(torch, request["dtype"])
-    backends = request.get("backends") or USUAL.get((device, request["rule"]), ["math"])
+    usual = USUAL.get((device, request["rule"]), ["math"])
+    usual = [backend for backend in usual if backend != JVP_FLASH or importlib.util.find_spec(JVP_FLASH)]
+    backends = request.get("backends") or usual
     return {"peers": [peer(torch, request, device, backend) for backend in backends]}
 
 

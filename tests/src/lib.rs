@@ -12,4 +12,5 @@ pub mod judging;
 pub mod on_device;
 pub mod problems;
 pub mod proving;
+pub mod recorded_rules;
 pub mod wrong_kernels;

@@ -8,6 +8,7 @@ use theria_contract::{
     Rule, Saved, SavedTensor, Storage, Tensor, Window, saved_mut,
 };
 use theria_gpu_fwd::Cuda;
+use theria_gpu_fwd::forward::Load;
 
 use crate::device::{conform, short};
 use crate::evidence::Row;
@@ -64,63 +65,94 @@ pub(crate) fn named(name: String, builder: ProblemBuilder) -> Case {
     Case::new(Box::leak(name.into_boxed_str()), builder.build().expect("a valid problem"))
 }
 
-/// A problem for every room of head dimensions, every kind of mask, and every load of the device: together
+/// Head dimensions for every room.
+const ROOMY: [(usize, usize); 9] =
+    [(16, 16), (32, 24), (64, 64), (80, 80), (96, 64), (128, 128), (104, 128), (192, 128), (200, 256)];
+
+/// A problem for every room of head dimensions, every kind of mask, and these loads of the device: with all of them
 /// they reach every instance of the dispatch table.
-pub fn every_room<E, B, O>(backend: &B, oracle: &O, precision: Option<Precision>) -> Vec<Row>
+pub fn every_room<E, B, O>(backend: &B, oracle: &O, loads: &[Load], precision: Option<Precision>) -> Vec<Row>
 where
     E: Element,
     B: Attention<E>,
     O: Attention<f64, Storage = Host>,
 {
     let mut cases = Vec::new();
-    let dims =
-        [(16, 16), (32, 24), (64, 64), (80, 80), (96, 64), (128, 128), (104, 128), (192, 128), (200, 256)];
-    let dims = if short() { &dims[2..3] } else { &dims[..] };
-    for &(d, dv) in dims {
-        // Few queries; enough of them to fill the device with the largest blocks, with few keys and with many.
-        let loads = [(1, [2, 1], 150, 300), (6, [16, 8], 260, 200), (6, [16, 8], 260, 530)];
-        // Kernels by TF32 are the same for all loads, and the largest of fifty times as many errors is that
-        // much further out in the tail of roundings.
-        let few = short() || precision == Some(Precision::Tf32);
-        for (batch, heads, t, m) in if few { &loads[..1] } else { &loads[..] }.iter().copied() {
-            let name = |what: &str| format!("{what}, {batch}×{} heads of {t}×{m}, D {d}, Dv {dv}", heads[0]);
-            let plain = || sized(batch, heads, t, m, d, dv);
-            let lengths: Vec<i32> = (0..batch).map(|b| (m * (b + 1) / batch) as i32).collect();
-            cases.push(named(name("plain"), plain()));
-            cases.push(Case {
-                key_lengths: lengths.clone(),
-                ..named(name("key lengths"), plain().key_lengths())
-            });
-            cases.push(named(name("causal"), plain().causal(Causal::BottomRight)));
-            cases.push(named(name("window"), plain().window(Window::new(70, 33))));
-            let everything = plain()
-                .causal(Causal::BottomRight)
-                .bias([1, heads[0], t, m])
-                .mask([batch, 1, 1, m])
-                .key_lengths()
-                .dropout(0.2, 5);
-            let mask = MaskPattern::Random;
-            cases.push(Case { key_lengths: lengths, mask, ..named(name("everything"), everything) });
-            // Maxima that come late and rise by far more than a trusted reference bears.
-            let rising = |name, builder: ProblemBuilder| Case {
-                amplitude: Amplitude::Rising,
-                ..named(name, builder.scale(1.0))
-            };
-            cases.push(rising(name("rising"), plain()));
-            cases.push(rising(name("rising, causal"), plain().causal(Causal::BottomRight)));
-            let padded = named(name("padding hidden by the lowest number"), plain().bias([1, 1, 1, m]));
-            cases.push(Case { lowest_keys: m / 2, ..padded });
+    for dims in if short() { &ROOMY[2..3] } else { &ROOMY[..] } {
+        for load in if short() { &[Load::Few] } else { loads } {
+            cases.extend(in_a_room(*dims, *load));
         }
     }
-    // Rows that are no whole vectors, in rooms where threads have no whole number of rows.
-    for (d, dv) in [(13, 7), (81, 83), (127, 129), (191, 190), (250, 251)] {
-        let plain = sized(2, [2, 1], 70, 90, d, dv);
-        cases.push(named(format!("no whole vectors, D {d}, Dv {dv}"), plain.causal(Causal::TopLeft)));
-        if short() {
-            break;
-        }
-    }
+    cases.extend(no_whole_vectors());
     conform::<E, _, _>(&Suite { cases, precision }, backend, oracle)
+}
+
+/// The same for all rules: every problem where there are few queries, and where the device is filled one for each room
+/// and each masking, which is what tilings depend on.
+pub fn every_room_by_every_rule<E, B, O>(backend: &B, oracle: &O) -> Vec<Row>
+where
+    E: Element,
+    B: Attention<E>,
+    O: Attention<f64, Storage = Host>,
+{
+    let mut cases = Vec::new();
+    for dims in if short() { &ROOMY[2..3] } else { &ROOMY[..] } {
+        cases.extend(in_a_room(*dims, Load::Few));
+    }
+    cases.extend(no_whole_vectors());
+    if !short() {
+        for dims in [(32, 24), (64, 64), (96, 64), (128, 128), (192, 128), (200, 256)] {
+            let each = ["plain,", "causal,", "everything,"];
+            let full = in_a_room(dims, Load::Short).into_iter();
+            cases.extend(full.filter(|case| each.iter().any(|start| case.name.starts_with(start))));
+        }
+    }
+    conform::<E, _, _>(&Suite { cases, precision: None }, backend, oracle)
+}
+
+/// Every kind of mask, in a room.
+fn in_a_room((d, dv): (usize, usize), load: Load) -> Vec<Case> {
+    // Few queries; enough of them to fill the device with the largest blocks, with few keys and with many.
+    let (batch, heads, t, m) = match load {
+        Load::Few => (1, [2, 1], 150, 300),
+        Load::Short => (6, [16, 8], 260, 200),
+        Load::Long => (6, [16, 8], 260, 530),
+    };
+    let name = |what: &str| format!("{what}, {batch}×{} heads of {t}×{m}, D {d}, Dv {dv}", heads[0]);
+    let plain = || sized(batch, heads, t, m, d, dv);
+    let lengths: Vec<i32> = (0..batch).map(|b| (m * (b + 1) / batch) as i32).collect();
+    let everything = plain()
+        .causal(Causal::BottomRight)
+        .bias([1, heads[0], t, m])
+        .mask([batch, 1, 1, m])
+        .key_lengths()
+        .dropout(0.2, 5);
+    // Maxima that come late and rise by far more than a trusted reference bears.
+    let rising = |name, builder: ProblemBuilder| Case {
+        amplitude: Amplitude::Rising,
+        ..named(name, builder.scale(1.0))
+    };
+    let padded = named(name("padding hidden by the lowest number"), plain().bias([1, 1, 1, m]));
+    vec![
+        named(name("plain"), plain()),
+        Case { key_lengths: lengths.clone(), ..named(name("key lengths"), plain().key_lengths()) },
+        named(name("causal"), plain().causal(Causal::BottomRight)),
+        named(name("window"), plain().window(Window::new(70, 33))),
+        Case { key_lengths: lengths, mask: MaskPattern::Random, ..named(name("everything"), everything) },
+        rising(name("rising"), plain()),
+        rising(name("rising, causal"), plain().causal(Causal::BottomRight)),
+        Case { lowest_keys: m / 2, ..padded },
+    ]
+}
+
+/// Rows that are no whole vectors, in rooms where threads have no whole number of rows.
+fn no_whole_vectors() -> Vec<Case> {
+    let dims = [(13, 7), (81, 83), (127, 129), (191, 190), (250, 251)];
+    let case = |(d, dv)| {
+        let plain = sized(2, [2, 1], 70, 90, d, dv);
+        named(format!("no whole vectors, D {d}, Dv {dv}"), plain.causal(Causal::TopLeft))
+    };
+    dims.into_iter().take(if short() { 1 } else { dims.len() }).map(case).collect()
 }
 
 /// Sequences so long that a matrix of scores would not be held.
@@ -140,6 +172,28 @@ where
         ),
         named("one query, 100000 keys".into(), sized(2, [4, 2], 1, 100_000, 128, 128)),
         named("100000 queries, one key".into(), sized(1, [2, 2], 100_000, 1, 64, 64)),
+    ];
+    conform::<E, _, _>(&Suite { cases, precision: None }, backend, oracle)
+}
+
+/// The same for all rules, of which each has many outputs: with a window, and narrower.
+pub fn long_by_every_rule<E, B, O>(backend: &B, oracle: &O) -> Vec<Row>
+where
+    E: Element,
+    B: Attention<E>,
+    O: Attention<f64, Storage = Host>,
+{
+    if short() {
+        return Vec::new();
+    }
+    let window = Window { left: Some(2047), right: None };
+    let cases = vec![
+        named(
+            "65536 queries and keys, causal, the last 2048 keys".into(),
+            sized(1, [1, 1], 65_536, 65_536, 32, 32).causal(Causal::TopLeft).window(window),
+        ),
+        named("one query, 100000 keys".into(), sized(1, [2, 1], 1, 100_000, 32, 32)),
+        named("100000 queries, one key".into(), sized(1, [2, 1], 100_000, 1, 32, 32)),
     ];
     conform::<E, _, _>(&Suite { cases, precision: None }, backend, oracle)
 }

@@ -84,29 +84,96 @@ fn suite() -> Suite {
     Suite { cases, precision: None }
 }
 
-/// Runs the right kernel and every wrong one; the wrong ones must fail somewhere.
+/// The same for the sweeps of the other rules.
+pub const WRONG_SWEEPS: [(&str, Edit); 12] = [
+    ("δ is left out", Edit { from: "float centred = dp - row.delta();", to: "float centred = dp;" }),
+    ("δ′ is left out", Edit { from: "p * (dp_tangent - row.delta_tangent())", to: "p * dp_tangent" }),
+    (
+        "μ is left out",
+        Edit { from: "p * fmaf(s_tangent, scale, -row.mu());", to: "p * (s_tangent * scale);" },
+    ),
+    (
+        "P is held constant",
+        Edit { from: "fmaf(p_tangent, centred, p * (", to: "fmaf(p_tangent, 0.0f, p * (" },
+    ),
+    ("dS K′ is lost", Edit { from: "add_values<WHOLE>(dq, dp, k_tangent, count);", to: ";" }),
+    ("dSᵀ Q′ is lost", Edit { from: "add_values<WHOLE>(dk, dp, q_tangent, count);", to: ";" }),
+    ("(P ∘ Z)ᵀ G′ is lost", Edit { from: "add_values<WHOLE>(dv, s, g_tangent, count);", to: ";" }),
+    ("P V′ is lost", Edit { from: "add_values<WHOLE>(state.out, s, v + ValueTile::BYTES, count);", to: ";" }),
+    ("μ is without c", Edit { from: "shift + state.centre[r][half];", to: "shift;" }),
+    (
+        "dQ knows no dropout",
+        Edit {
+            from: ".keeps(p.forward.score, j % 4) ? kept : 0;",
+            to: ".keeps(p.forward.score, j % 4) ? kept : kept;",
+        },
+    ),
+    (
+        "dK and dV know no dropout",
+        Edit {
+            from: "drops = !Philox(p.forward.score, j / 4, i, h, b).keeps(p.forward.score, j % 4);",
+            to: ";",
+        },
+    ),
+    (
+        "only the first query head counts for shared keys",
+        Edit { from: "total = stages * group;", to: "total = stages;" },
+    ),
+];
+
+/// Cases that between them notice every mistake of a sweep.
+fn suite_of_sweeps() -> Suite {
+    let kept = ["plain", "heads that share keys", "everything"];
+    suite().only(|name| kept.contains(&name))
+}
+
+/// Runs the right forward kernel and every wrong one; the wrong ones must fail somewhere.
 pub fn noticed<B, O>(right: &B, wrong: impl Fn(Edit) -> B, oracle: &O) -> Vec<Row>
 where
     B: Attention<bf16>,
     O: Attention<f64, Storage = Host>,
 {
-    let mut rows = conform::<bf16, _, _>(&suite(), right, oracle);
-    for (what, edit) in WRONG {
-        let found = conform::<bf16, _, _>(&suite(), &wrong(edit), oracle);
+    hold(&WRONG, "forward", &suite(), right, wrong, oracle)
+}
+
+/// The same for the sweeps of the other rules.
+pub fn noticed_sweeps<B, O>(right: &B, wrong: impl Fn(Edit) -> B, oracle: &O) -> Vec<Row>
+where
+    B: Attention<bf16>,
+    O: Attention<f64, Storage = Host>,
+{
+    hold(&WRONG_SWEEPS, "second-order", &suite_of_sweeps(), right, wrong, oracle)
+}
+
+fn hold<B, O>(
+    list: &[(&str, Edit)],
+    rule: &str,
+    suite: &Suite,
+    right: &B,
+    wrong: impl Fn(Edit) -> B,
+    oracle: &O,
+) -> Vec<Row>
+where
+    B: Attention<bf16>,
+    O: Attention<f64, Storage = Host>,
+{
+    let mut rows = conform::<bf16, _, _>(suite, right, oracle);
+    for (what, edit) in list {
+        let found = conform::<bf16, _, _>(suite, &wrong(*edit), oracle);
         let failed: Vec<&Row> = found.iter().filter(|row| row.verdict == "failed").collect();
         // A kernel that does not compile is no wrong result.
         let broken = failed.iter().find(|row| row.reason.starts_with("returned"));
         let by: Vec<&str> = failed.iter().map(|row| row.name.as_str()).collect();
         let by = broken.map_or_else(|| format!("by {}", by.join("; ")), |row| row.reason.clone());
         let (name, holds) = (format!("noticed: {what}"), broken.is_none() && !failed.is_empty());
-        rows.push(Row::statement(name, "forward", "cuda-fused", "bf16", holds, by));
+        rows.push(Row::statement(name, rule, "cuda-fused", "bf16", holds, by));
     }
     rows
 }
 
 #[cfg(test)]
 mod tests {
-    use super::WRONG;
+    use super::{WRONG, WRONG_SWEEPS};
     use theria_gpu_fwd::forward::kernels;
     use theria_gpu_fwd::{Architecture, Source};
 
@@ -116,6 +183,17 @@ mod tests {
         let fused: Source = kernels.iter().find(|kernel| kernel.name.starts_with("fused")).unwrap().source;
         for (what, edit) in WRONG {
             assert!(fused.edited(edit).is_some(), "{what}: {:?}", edit.from);
+        }
+    }
+
+    #[test]
+    fn every_change_of_a_sweep_is_of_something_that_is_there_once() {
+        let kernels = theria_gpu_bwd::kernels(Architecture::SM_90A);
+        let starts = ["fused-jvp", "fused-queries", "fused-keys"];
+        let sources = starts.map(|start| kernels.iter().find(|k| k.name.starts_with(start)).unwrap().source);
+        for (what, edit) in WRONG_SWEEPS {
+            let changed = sources.iter().filter(|source| source.edited(edit).is_some()).count();
+            assert!(changed > 0, "{what}: {:?}", edit.from);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 use theria_contract::Precision;
-use theria_gpu_fwd::forward::{CudaFast, CudaRef};
+use theria_gpu_fwd::forward::{CudaFast, CudaRef, Load};
 use theria_jvp_hvp::Dense;
 use theria_tests::by_host::ByHost;
 use theria_tests::device::{DeviceSuite, conform, standard};
@@ -32,11 +32,11 @@ fn main() {
         })
         .test("every_room_in_bf16", |cuda| {
             let oracle = ByHost(CudaRef::new(cuda.clone()));
-            on_device::every_room::<bf16, _, _>(&CudaFast::new(cuda.clone()), &oracle, None)
+            on_device::every_room::<bf16, _, _>(&CudaFast::new(cuda.clone()), &oracle, &Load::ALL, None)
         })
         .test("every_room_in_f32", |cuda| {
             let oracle = ByHost(CudaRef::new(cuda.clone()));
-            on_device::every_room::<f32, _, _>(&CudaFast::new(cuda.clone()), &oracle, None)
+            on_device::every_room::<f32, _, _>(&CudaFast::new(cuda.clone()), &oracle, &Load::ALL, None)
         })
         .test("a_recorded_call_gives_the_same_bits", |cuda| {
             on_device::recorded::<f16, _>(cuda, &CudaFast::new(cuda.clone()))

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use theria_contract::Precision;
 use theria_gpu_fwd::Cuda;
-use theria_gpu_fwd::forward::{CudaFused, CudaRef, Table};
+use theria_gpu_fwd::forward::{CudaFused, CudaRef, Load, Table};
 use theria_jvp_hvp::Dense;
 use theria_tests::by_host::ByHost;
 use theria_tests::device::{DeviceSuite, conform, standard};
@@ -37,19 +37,19 @@ fn main() {
         })
         .test("every_room_in_bf16", |cuda| {
             let oracle = ByHost(CudaRef::new(cuda.clone()));
-            on_device::every_room::<bf16, _, _>(&fused(cuda), &oracle, None)
+            on_device::every_room::<bf16, _, _>(&fused(cuda), &oracle, &Load::ALL, None)
         })
         .test("every_room_in_f16", |cuda| {
             let oracle = ByHost(CudaRef::new(cuda.clone()));
-            on_device::every_room::<f16, _, _>(&fused(cuda), &oracle, None)
+            on_device::every_room::<f16, _, _>(&fused(cuda), &oracle, &Load::ALL, None)
         })
         .test("every_room_in_f32_by_a_split", |cuda| {
             let oracle = ByHost(CudaRef::new(cuda.clone()));
-            on_device::every_room::<f32, _, _>(&fused(cuda), &oracle, None)
+            on_device::every_room::<f32, _, _>(&fused(cuda), &oracle, &Load::ALL, None)
         })
         .test("every_room_in_f32_by_tf32", |cuda| {
             let (backend, oracle) = (fused(cuda).with_tf32(), ByHost(CudaRef::new(cuda.clone())));
-            on_device::every_room::<f32, _, _>(&backend, &oracle, Some(Precision::Tf32))
+            on_device::every_room::<f32, _, _>(&backend, &oracle, &[Load::Few], Some(Precision::Tf32))
         })
         .test("long_sequences", |cuda| {
             let oracle = ByHost(CudaRef::new(cuda.clone()));

@@ -9,8 +9,8 @@ use theria_jvp_hvp::Dense;
 use theria_jvp_hvp::proof::Proof;
 use theria_tests::by_host::ByHost;
 use theria_tests::device::{DeviceSuite, conform, standard};
-use theria_tests::on_device;
 use theria_tests::proving::prove;
+use theria_tests::{on_device, recorded_rules, wrong_kernels};
 
 /// With the shipped choices: evidence speaks for what is shipped.
 fn fused(cuda: &Cuda) -> CudaFused {
@@ -58,13 +58,35 @@ fn main() {
             on_device::random_problems::<bf16, _, _>(&fused(cuda), &Dense::new(), None)
         })
         .test("every_room_in_bf16", |cuda| {
-            on_device::every_room::<bf16, _, _>(&fused(cuda), &ByHost(reference(cuda)), None)
+            on_device::every_room_by_every_rule::<bf16, _, _>(&fused(cuda), &ByHost(reference(cuda)))
         })
         .test("every_room_in_f16", |cuda| {
-            on_device::every_room::<f16, _, _>(&fused(cuda), &ByHost(reference(cuda)), None)
+            on_device::every_room_by_every_rule::<f16, _, _>(&fused(cuda), &ByHost(reference(cuda)))
         })
         .test("every_room_in_f32_by_a_split", |cuda| {
-            on_device::every_room::<f32, _, _>(&fused(cuda), &ByHost(reference(cuda)), None)
+            on_device::every_room_by_every_rule::<f32, _, _>(&fused(cuda), &ByHost(reference(cuda)))
+        })
+        .test("long_sequences", |cuda| {
+            on_device::long_by_every_rule::<bf16, _, _>(&fused(cuda), &ByHost(reference(cuda)))
+        })
+        .test("every_time_the_same_bits_in_bf16", |cuda| {
+            recorded_rules::same_bits::<bf16, _>(cuda, &fused(cuda))
+        })
+        .test("every_time_the_same_bits_in_f32", |cuda| {
+            recorded_rules::same_bits::<f32, _>(cuda, &fused(cuda))
+        })
+        .test("every_time_the_same_bits_in_f64_by_the_reference", |cuda| {
+            recorded_rules::same_bits::<f64, _>(cuda, &reference(cuda))
+        })
+        .test("wrong_sweeps_are_noticed", |cuda| {
+            let wrong = |edit| {
+                // SAFETY: none of these changes moves an address.
+                #[allow(unsafe_code)]
+                unsafe {
+                    fused(cuda).with_edit(edit)
+                }
+            };
+            wrong_kernels::noticed_sweeps(&fused(cuda), wrong, &ByHost(reference(cuda)))
         })
         .run()
 }

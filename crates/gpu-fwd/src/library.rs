@@ -54,9 +54,13 @@ impl<S: Spec> Library<S> {
         Self { device, edit: None, loaded: RwLock::default() }
     }
 
-    /// One of kernels with a change in their sources, where there is what is changed.
+    /// One of kernels with a change in their sources, where there is what is changed. For tests.
+    ///
+    /// # Safety
+    /// The kernels touch no other memory than before.
+    #[doc(hidden)]
     #[must_use]
-    pub(crate) fn edited(device: Device, edit: Edit) -> Self {
+    pub unsafe fn edited(device: Device, edit: Edit) -> Self {
         Self { edit: Some(edit), ..Self::new(device) }
     }
 

@@ -5,7 +5,7 @@ use theria_contract::{
     Refusal, Result, Rule, SavedView, SavedViewMut, SecondOrder, Support, Tangent,
 };
 use theria_gpu_fwd::forward::{self, Load, Masking, Products, Table, room};
-use theria_gpu_fwd::{Cuda, CudaView, CudaViewMut, CudaWorkspace, Library};
+use theria_gpu_fwd::{Cuda, CudaView, CudaViewMut, CudaWorkspace, Edit, Library};
 
 use super::FusedSweep;
 use super::choice::{Occasion, sweeps};
@@ -64,6 +64,19 @@ impl CudaFused {
     #[must_use]
     pub fn with_checks(mut self, checks: Checks) -> Self {
         self.forward = self.forward.with_checks(checks);
+        self
+    }
+
+    /// With sweeps that have a change in their sources, see [`forward::CudaFused::with_edit`].
+    ///
+    /// # Safety
+    /// The kernels touch no other memory than before.
+    #[doc(hidden)]
+    #[must_use]
+    #[allow(unsafe_code)] // what `Spec` vouches for is left to the caller
+    pub unsafe fn with_edit(mut self, edit: Edit) -> Self {
+        // SAFETY: the caller vouches for it.
+        self.sweeps = unsafe { Library::edited(self.cuda.device().clone(), edit) };
         self
     }
 

@@ -21,7 +21,8 @@ impl Occasion {
     /// That of a sweep for which scores are looked at as `masking` says, at least: registers do not hold what a kernel
     /// needs that looks at some scores only beside two operands for one and wide heads, or beside the widest sums.
     pub(super) fn of(part: Part, products: Products, room: u32, masking: Masking, load: Load) -> Self {
-        let split = products == Products::Split && room >= 128;
+        let narrowest = if part == Part::Keys(Order::Second) { 96 } else { 128 };
+        let split = products == Products::Split && room >= narrowest;
         let widest = part == Part::Jvp && room > 192;
         let looks = split || widest || matches!(part, Part::Bias(_));
         Self { products, room, masking: if looks { Masking::Everything } else { masking }, load }
@@ -78,6 +79,8 @@ fn plain_in_half(part: Part, occasion: Occasion) -> Tiling {
 /// Tilings for a sweep, the one to take first.
 fn tilings(part: Part, occasion: Occasion) -> [Tiling; 4] {
     let half = occasion.products.element() == 2;
+    // Threads that have whole rows of 96 and 192 columns need fewer registers to load them.
+    let warps = if occasion.room.is_multiple_of(96) { 3 } else { 4 };
     let first = match (half, occasion.room, occasion.masking, part) {
         (true, ..=64, _, Part::Bias(Order::First)) => tiling([1, 4, 64, 64], READ, 1),
         (true, ..=128, _, Part::Bias(_)) => tiling([1, 4, 32, 32], READ, 1),
@@ -88,12 +91,13 @@ fn tilings(part: Part, occasion: Occasion) -> [Tiling; 4] {
         (false, ..=64, _, Part::Jvp) => tiling([2, 4, 16, 16], READ, 1),
         (false, ..=64, _, Part::Queries(Order::First)) => tiling([2, 4, 32, 32], READ, 1),
         (false, ..=64, _, Part::Keys(Order::First)) => tiling([1, 4, 32, 32], READ, 1),
+        (false, ..=64, _, Part::Keys(_)) => tiling([1, 8, 32, 16], READ, 1),
         (false, ..=64, ..) => tiling([1, 8, 32, 32], READ, 1),
-        _ => tiling([1, 4, 16, 16], READ, 1),
+        _ => tiling([1, warps, 16, 16], READ, 1),
     };
     // Smaller devices have less shared memory: fewer keys at a time, then fewer queries.
     let narrow = Tiling { keys: 16, step: 16, q_in_registers: READ, ..first };
-    let least = Tiling { row_tiles: 1, row_warps: 4, blocks: 1, ..narrow };
+    let least = Tiling { row_tiles: 1, row_warps: warps, blocks: 1, ..narrow };
     [first, narrow, least, Tiling { row_warps: 2, ..least }]
 }
 

@@ -61,7 +61,8 @@ impl CudaFused {
     #[must_use]
     #[allow(unsafe_code)] // what `Spec` vouches for is left to the caller
     pub unsafe fn with_edit(mut self, edit: Edit) -> Self {
-        self.kernels = Library::edited(self.cuda.device().clone(), edit);
+        // SAFETY: the caller vouches for it.
+        self.kernels = unsafe { Library::edited(self.cuda.device().clone(), edit) };
         self
     }
 
