@@ -177,7 +177,7 @@ static THERIA_DEVICE unsigned place_of(unsigned tile, int r, int half, int n) {
 }
 
 // Whether c was good enough for all rows of a warp: what is subtracted in the end, and is as exact as the saved O, is
-// not much larger than what is left. If not, c is μ from here on. O lies in the warp's tile.
+// not longer than what is left. If not, c is μ from here on. O lies in the warp's tile.
 static THERIA_DEVICE bool good_centre(Moving &state, unsigned tile, const Rules &p, const Rows &at) {
     bool good = true;
 #pragma unroll
@@ -200,7 +200,7 @@ static THERIA_DEVICE bool good_centre(Moving &state, unsigned tile, const Rules 
                 taken += __shfl_xor_sync(FULL_WARP, taken, step);
             }
             if (at.row(r, half) < p.forward.score.t)
-                good = good && !(end.shift * end.shift * taken > 4 * left);
+                good = good && !(end.shift * end.shift * taken > left);
             state.centre[r][half] += end.shift;
         }
     return good;

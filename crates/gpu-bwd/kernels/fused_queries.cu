@@ -31,8 +31,10 @@ struct Stay {
 // is kept in shared memory: wide sums leave no room.
 constexpr bool ROWS_STAY = D <= 192;
 constexpr bool CHECKED = !FACTORED; // O of f32 is as exact as the sums
-// What an error of δ and δ' may be of dS and dS', in the norm of a row.
-constexpr float TOLERANCE = 1.0f / 512;
+// What an error of δ and δ' may be of dS and dS', in the norm of a row: a few roundings of the element type.
+template <class> constexpr float TOLERATED = 1.0f / 512;
+template <> constexpr float TOLERATED<f16> = 1.0f / 4096;
+constexpr float TOLERANCE = TOLERATED<E>;
 
 // Sums along a row that show what δ and δ' are off, in the columns of a lane.
 struct Check {
