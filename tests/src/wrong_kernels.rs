@@ -103,17 +103,11 @@ pub const WRONG_SWEEPS: [(&str, Edit); 12] = [
     ("μ is without c", Edit { from: "shift + state.centre[r][half];", to: "shift;" }),
     (
         "dQ knows no dropout",
-        Edit {
-            from: ".keeps(p.forward.score, j % 4) ? kept : 0;",
-            to: ".keeps(p.forward.score, j % 4) ? kept : kept;",
-        },
+        Edit { from: "at.row(r, half), j) ? kept : 0;", to: "at.row(r, half), j) ? kept : kept;" },
     ),
     (
         "dK and dV know no dropout",
-        Edit {
-            from: "drops = !Philox(p.forward.score, j / 4, i, h, b).keeps(p.forward.score, j % 4);",
-            to: ";",
-        },
+        Edit { from: "drops = !kept_by_dropout(p.forward.score, b, h, i, j);", to: ";" },
     ),
     (
         "only the first query head counts for shared keys",

@@ -133,7 +133,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
                         int j = turn.key0 + 8 * n + 2 * (lane % 4) + c % 2;
                         float z = float(f.score.kept);
                         if (f.score.threshold)
-                            z = Philox(f.score, j / 4, at.row(r, half), turn.h, turn.b).keeps(f.score, j % 4) ? z : 0;
+                            z = kept_by_dropout(f.score, turn.b, turn.h, at.row(r, half), j) ? z : 0;
                         Curved made(row, 1, s[r][n].x[c], dp[r][n].x[c] * z, s_tangent[r][n].x[c], dp_tangent[r][n].x[c] * z);
                         sum[r][n].x[c] += ORDER == 1 ? made.ds : made.ds_tangent;
                     }

@@ -133,7 +133,7 @@ static THERIA_DEVICE void step(Sums &dk, Sums &dv, const Stay &stay, unsigned q,
                 bool drops = false;
                 if (MASKING == EVERYTHING && p.forward.score.threshold) {
                     int i = i0 + 8 * n + 2 * (lane % 4) + c % 2, j = j0 + 16 * r + 8 * (c / 2) + lane / 4;
-                    drops = !Philox(p.forward.score, j / 4, i, h, b).keeps(p.forward.score, j % 4);
+                    drops = !kept_by_dropout(p.forward.score, b, h, i, j);
                 }
                 float z = drops ? 0 : kept;
                 Curved made(record[c % 2], scale, x, MASKING == EVERYTHING ? y * z : y, xt,

@@ -144,7 +144,7 @@ static THERIA_DEVICE void step(Sums &dq, Checks &checks, const Stay &stay, unsig
                     float z = kept;
                     if (MASKING == EVERYTHING && p.forward.score.threshold) {
                         int j = key0 + 8 * n + 2 * (lane % 4) + c % 2;
-                        z = Philox(p.forward.score, j / 4, at.row(r, half), at.h, at.b).keeps(p.forward.score, j % 4) ? kept : 0;
+                        z = kept_by_dropout(p.forward.score, at.b, at.h, at.row(r, half), j) ? kept : 0;
                     }
                     float y = dp[r][n].x[c], yt = dp_tangent[r][n].x[c];
                     Curved made(row, scale, s[r][n].x[c], MASKING == EVERYTHING ? y * z : y, s_tangent[r][n].x[c],

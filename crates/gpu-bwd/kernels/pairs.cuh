@@ -102,7 +102,7 @@ struct Pair {
         }
         pair.z = 1;
         if (score.threshold)
-            pair.z = Philox(score, j / 4, i, h, b).keeps(score, j % 4) ? Acc(score.kept) : Acc(0);
+            pair.z = kept_by_dropout(score, b, h, i, j) ? Acc(score.kept) : Acc(0);
         pair.p = row.factor() * exp_of(s - row.lse());
         if (TANGENTS) {
             Acc s_tangent = dot(all.q_tangent, p.k, b, h, i, h_kv, j, p.d) + dot(p.q, all.k_tangent, b, h, i, h_kv, j, p.d);

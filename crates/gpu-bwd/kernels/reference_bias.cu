@@ -7,20 +7,20 @@ using namespace theria;
 
 constexpr int THREADS = 4 * WARP;
 
-extern "C" __global__ void __launch_bounds__(THREADS) kernel(const __grid_constant__ Rules all) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_constant__ Rules all) {
     let_next_launch_start();
     await_launches_ahead();
     const Forward &p = all.forward;
     long long thread = (long long)blockIdx.x * THREADS + threadIdx.x, entry = thread / all.lanes;
     int lane = int(thread % all.lanes);
-    const int whole[4] = {all.batch, all.heads, p.score.t, p.score.m};
+    auto whole = [&](int axis) { return axis == 0 ? all.batch : axis == 1 ? all.heads : axis == 2 ? p.score.t : p.score.m; };
     int at[4], sums[4]; // the entry, and how many pairs along each axis it is added to
     long long rest = entry, pairs = 1;
 #pragma unroll
     for (int axis = 3; axis >= 0; --axis) {
         at[axis] = int(rest % all.extents[axis]);
         rest /= all.extents[axis];
-        sums[axis] = all.extents[axis] == 1 ? whole[axis] : 1;
+        sums[axis] = all.extents[axis] == 1 ? whole(axis) : 1;
         pairs *= sums[axis];
     }
     bool there = rest == 0;

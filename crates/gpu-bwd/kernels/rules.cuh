@@ -21,6 +21,17 @@ struct Rules {
     int lanes;            // that work on one entry of it: 1 or 32
 };
 
+// Whether dropout keeps a score. What becomes of four words is chosen from and not indexed: an index would put them into
+// memory.
+THERIA_DEVICE bool kept_by_dropout(const Score &score, int b, int h, int i, int j) {
+    Philox words(score, j / 4, i, h, b);
+    bool keeps[4];
+#pragma unroll
+    for (int n = 0; n < 4; ++n)
+        keeps[n] = words.keeps(score, n);
+    return j & 2 ? (j & 1 ? keeps[3] : keeps[2]) : (j & 1 ? keeps[1] : keeps[0]);
+}
+
 // What is known of a query before a sweep of backward (ORDER 1) or second order (ORDER 2). `statistics.cu` fills one
 // for each. FACTORED: whether the rounding of lse is taken out again, which is a relative error of all weights of a row.
 template <class A, int ORDER, bool FACTORED> struct alignas(ORDER == 1 && !FACTORED ? 8 : 16) Record {
