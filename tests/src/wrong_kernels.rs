@@ -6,58 +6,11 @@
 use half::bf16;
 use theria_contract::conformance::{Amplitude, Case, MaskPattern, Suite};
 use theria_contract::{Attention, Causal, Host, Window};
-use theria_gpu_fwd::Edit;
+use theria_gpu_fwd::{Edit, forward};
 
 use crate::device::conform;
 use crate::evidence::Row;
 use crate::on_device::{named, sized};
-
-/// What is wrong, and the change that makes it so.
-pub const WRONG: [(&str, Edit); 16] = [
-    (
-        "a reference is trusted whatever it gives",
-        Edit { from: "good = good && sum[r][0] <= LIMIT && sum[r][1] <= LIMIT;", to: "" },
-    ),
-    (
-        "a step whose reference was wrong goes on with what it found",
-        Edit { from: "trusted = false; // and once more, with care", to: "break;" },
-    ),
-    ("O keeps its old reference", Edit { from: "state.out[r][n].x[2 * half] *= shrink;", to: "" }),
-    ("l keeps its old reference", Edit { from: "state.sum[r][half] *= shrink;", to: "" }),
-    (
-        "large references are rounded as others are",
-        Edit { from: "return !(fabsf(rounded) < LARGE);", to: "return false;" },
-    ),
-    ("lse is to base 2", Edit { from: "(rounded + log2_of(sum)) * LN_2", to: "rounded + log2_of(sum)" }),
-    (
-        "key groups are added up as if they had one reference",
-        Edit {
-            from: "state.sum[r][0] += share[0] * theirs[other].y;",
-            to: "state.sum[r][0] += theirs[other].y;",
-        },
-    ),
-    ("columns of another key group are left out", Edit { from: "to[3] += share[1] * x.w;", to: "" }),
-    (
-        "one key more than there are is seen",
-        Edit { from: "(j < end && (MASKING", to: "(j <= end && (MASKING" },
-    ),
-    (
-        "a window begins one key too late",
-        Edit { from: "MASKING == LENGTHS || j >= first", to: "MASKING == LENGTHS || j > first" },
-    ),
-    ("all heads have the keys of the first", Edit { from: "h_kv = p.group.quotient(h);", to: "h_kv = 0;" }),
-    ("bias is left out", Edit { from: "x += p.score.bias_at<E>(at.b, at.h, i, j);", to: ";" }),
-    ("the mask is left out", Edit { from: " && p.score.lets_see(at.b, at.h, i, j);", to: ";" }),
-    (
-        "dropout drops what it should keep",
-        Edit { from: "words.word[0] : words.word[2]) < p", to: "words.word[0] : words.word[2]) >= p" },
-    ),
-    (
-        "what dropout keeps is not scaled",
-        Edit { from: "__fdividef(float(p.score.kept), ", to: "__fdividef(1.0f, " },
-    ),
-    ("the scale is left out where scores are looked at", Edit { from: "x *= float(p.score.scale);", to: "" }),
-];
 
 /// Cases that between them notice every mistake.
 fn suite() -> Suite {
@@ -84,37 +37,6 @@ fn suite() -> Suite {
     Suite { cases, precision: None }
 }
 
-/// The same for the sweeps of the other rules.
-pub const WRONG_SWEEPS: [(&str, Edit); 12] = [
-    ("δ is left out", Edit { from: "float centred = dp - row.delta();", to: "float centred = dp;" }),
-    ("δ′ is left out", Edit { from: "p * (dp_tangent - row.delta_tangent())", to: "p * dp_tangent" }),
-    (
-        "μ is left out",
-        Edit { from: "p * fmaf(s_tangent, scale, -row.mu());", to: "p * (s_tangent * scale);" },
-    ),
-    (
-        "P is held constant",
-        Edit { from: "fmaf(p_tangent, centred, p * (", to: "fmaf(p_tangent, 0.0f, p * (" },
-    ),
-    ("dS K′ is lost", Edit { from: "add_values<WHOLE>(dq, dp, k_tangent, count);", to: ";" }),
-    ("dSᵀ Q′ is lost", Edit { from: "add_values<WHOLE>(dk, dp, q_tangent, count);", to: ";" }),
-    ("(P ∘ Z)ᵀ G′ is lost", Edit { from: "add_values<WHOLE>(dv, s, g_tangent, count);", to: ";" }),
-    ("P V′ is lost", Edit { from: "add_values<WHOLE>(state.out, s, v + ValueTile::BYTES, count);", to: ";" }),
-    ("μ is without c", Edit { from: "shift + state.centre[r][half];", to: "shift;" }),
-    (
-        "dQ knows no dropout",
-        Edit { from: "at.row(r, half), j) ? kept : 0;", to: "at.row(r, half), j) ? kept : kept;" },
-    ),
-    (
-        "dK and dV know no dropout",
-        Edit { from: "drops = !kept_by_dropout(p.forward.score, b, h, i, j);", to: ";" },
-    ),
-    (
-        "only the first query head counts for shared keys",
-        Edit { from: "total = stages * group;", to: "total = stages;" },
-    ),
-];
-
 /// Cases that between them notice every mistake of a sweep.
 fn suite_of_sweeps() -> Suite {
     let kept = ["plain", "heads that share keys", "everything"];
@@ -127,7 +49,7 @@ where
     B: Attention<bf16>,
     O: Attention<f64, Storage = Host>,
 {
-    hold(&WRONG, "forward", &suite(), right, wrong, oracle)
+    hold(&forward::WRONG, "forward", &suite(), right, wrong, oracle)
 }
 
 /// The same for the sweeps of the other rules.
@@ -136,7 +58,7 @@ where
     B: Attention<bf16>,
     O: Attention<f64, Storage = Host>,
 {
-    hold(&WRONG_SWEEPS, "second-order", &suite_of_sweeps(), right, wrong, oracle)
+    hold(&theria_gpu_bwd::WRONG, "second-order", &suite_of_sweeps(), right, wrong, oracle)
 }
 
 fn hold<B, O>(
@@ -167,7 +89,6 @@ where
 
 #[cfg(test)]
 mod tests {
-    use super::{WRONG, WRONG_SWEEPS};
     use theria_gpu_fwd::forward::kernels;
     use theria_gpu_fwd::{Architecture, Source};
 
@@ -175,8 +96,8 @@ mod tests {
     fn every_change_is_of_something_that_is_there_once() {
         let kernels = kernels(Architecture::SM_90A);
         let fused: Source = kernels.iter().find(|kernel| kernel.name.starts_with("fused")).unwrap().source;
-        for (what, edit) in WRONG {
-            assert!(fused.edited(edit).is_some(), "{what}: {:?}", edit.from);
+        for (what, edit) in theria_gpu_fwd::forward::WRONG {
+            assert!(fused.edited(edit).is_some(), "{what}: {edit:?}");
         }
     }
 
@@ -185,9 +106,9 @@ mod tests {
         let kernels = theria_gpu_bwd::kernels(Architecture::SM_90A);
         let starts = ["fused-jvp", "fused-queries", "fused-keys"];
         let sources = starts.map(|start| kernels.iter().find(|k| k.name.starts_with(start)).unwrap().source);
-        for (what, edit) in WRONG_SWEEPS {
+        for (what, edit) in theria_gpu_bwd::WRONG {
             let changed = sources.iter().filter(|source| source.edited(edit).is_some()).count();
-            assert!(changed > 0, "{what}: {:?}", edit.from);
+            assert!(changed > 0, "{what}: {edit:?}");
         }
     }
 }

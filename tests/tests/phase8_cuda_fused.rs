@@ -63,13 +63,7 @@ fn main() {
         })
         .test("and_in_bf16", |cuda| on_device::overflow::<bf16, _>(cuda, &fused(cuda)))
         .test("wrong_kernels_are_noticed", |cuda| {
-            let wrong = |edit| {
-                // SAFETY: none of these changes moves an address.
-                #[allow(unsafe_code)]
-                unsafe {
-                    fused(cuda).with_edit(edit)
-                }
-            };
+            let wrong = |edit| fused(cuda).with_edit(edit);
             wrong_kernels::noticed(&fused(cuda), wrong, &Dense::new())
         })
         .run()

@@ -79,13 +79,7 @@ fn main() {
             recorded_rules::same_bits::<f64, _>(cuda, &reference(cuda))
         })
         .test("wrong_sweeps_are_noticed", |cuda| {
-            let wrong = |edit| {
-                // SAFETY: none of these changes moves an address.
-                #[allow(unsafe_code)]
-                unsafe {
-                    fused(cuda).with_edit(edit)
-                }
-            };
+            let wrong = |edit| fused(cuda).with_edit(edit);
             wrong_kernels::noticed_sweeps(&fused(cuda), wrong, &ByHost(reference(cuda)))
         })
         .run()

@@ -11,9 +11,12 @@ mod part;
 mod reference;
 mod rules;
 mod sources;
+mod wrong;
 
 pub use fused::CudaFused;
 pub use reference::CudaRef;
+#[doc(hidden)]
+pub use wrong::WRONG;
 
 use theria_gpu_fwd::{Architecture, KernelSpec, Spec};
 

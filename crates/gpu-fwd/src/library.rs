@@ -55,12 +55,9 @@ impl<S: Spec> Library<S> {
     }
 
     /// One of kernels with a change in their sources, where there is what is changed. For tests.
-    ///
-    /// # Safety
-    /// The kernels touch no other memory than before.
     #[doc(hidden)]
     #[must_use]
-    pub unsafe fn edited(device: Device, edit: Edit) -> Self {
+    pub fn edited(device: Device, edit: Edit) -> Self {
         Self { edit: Some(edit), ..Self::new(device) }
     }
 

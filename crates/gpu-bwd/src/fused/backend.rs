@@ -68,15 +68,10 @@ impl CudaFused {
     }
 
     /// With sweeps that have a change in their sources, see [`forward::CudaFused::with_edit`].
-    ///
-    /// # Safety
-    /// The kernels touch no other memory than before.
     #[doc(hidden)]
     #[must_use]
-    #[allow(unsafe_code)] // what `Spec` vouches for is left to the caller
-    pub unsafe fn with_edit(mut self, edit: Edit) -> Self {
-        // SAFETY: the caller vouches for it.
-        self.sweeps = unsafe { Library::edited(self.cuda.device().clone(), edit) };
+    pub fn with_edit(mut self, edit: Edit) -> Self {
+        self.sweeps = Library::edited(self.cuda.device().clone(), edit);
         self
     }
 

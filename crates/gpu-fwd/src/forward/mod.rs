@@ -13,12 +13,15 @@ mod fused;
 pub mod parameters;
 mod reference;
 pub mod verify;
+mod wrong;
 
 pub use fast::{CudaFast, FastForward, Part};
 pub use fused::{
     Choice, CudaFused, FusedForward, Load, Masking, Occasion, Products, ROOMS, Table, Tiling, Tuned, room,
 };
 pub use reference::{CudaRef, ReferenceForward, element_name};
+#[doc(hidden)]
+pub use wrong::WRONG;
 
 use theria_contract::{DType, Problem, Refusal};
 

@@ -54,15 +54,10 @@ impl CudaFused {
 
     /// With kernels that have a change in their sources. For tests, which see whether a wrong one is noticed: what is
     /// launched may be anything that the change makes of it.
-    ///
-    /// # Safety
-    /// The kernels touch no other memory than before.
     #[doc(hidden)]
     #[must_use]
-    #[allow(unsafe_code)] // what `Spec` vouches for is left to the caller
-    pub unsafe fn with_edit(mut self, edit: Edit) -> Self {
-        // SAFETY: the caller vouches for it.
-        self.kernels = unsafe { Library::edited(self.cuda.device().clone(), edit) };
+    pub fn with_edit(mut self, edit: Edit) -> Self {
+        self.kernels = Library::edited(self.cuda.device().clone(), edit);
         self
     }
 

@@ -1,0 +1,26 @@
+//! Wrong sweeps, for tests that see whether they are noticed: kernels of `cuda-fused` with mistakes that somebody could
+//! make.
+#![allow(unsafe_code)] // see `edit`
+
+use theria_gpu_fwd::Edit;
+
+const fn edit(from: &'static str, to: &'static str) -> Edit {
+    // SAFETY: what is listed here changes numbers, and no address.
+    unsafe { Edit::new(from, to) }
+}
+
+/// What is wrong, and the change that makes it so.
+pub const WRONG: [(&str, Edit); 12] = [
+    ("δ is left out", edit("float centred = dp - row.delta();", "float centred = dp;")),
+    ("δ′ is left out", edit("p * (dp_tangent - row.delta_tangent())", "p * dp_tangent")),
+    ("μ is left out", edit("p * fmaf(s_tangent, scale, -row.mu());", "p * (s_tangent * scale);")),
+    ("P is held constant", edit("fmaf(p_tangent, centred, p * (", "fmaf(p_tangent, 0.0f, p * (")),
+    ("dS K′ is lost", edit("add_values<WHOLE>(dq, dp, k_tangent, count);", ";")),
+    ("dSᵀ Q′ is lost", edit("add_values<WHOLE>(dk, dp, q_tangent, count);", ";")),
+    ("(P ∘ Z)ᵀ G′ is lost", edit("add_values<WHOLE>(dv, s, g_tangent, count);", ";")),
+    ("P V′ is lost", edit("add_values<WHOLE>(state.out, s, v + ValueTile::BYTES, count);", ";")),
+    ("μ is without c", edit("shift + state.centre[r][half];", "shift;")),
+    ("dQ knows no dropout", edit("at.row(r, half), j) ? kept : 0;", "at.row(r, half), j) ? kept : kept;")),
+    ("dK and dV know no dropout", edit("drops = !kept_by_dropout(p.forward.score, b, h, i, j);", ";")),
+    ("only the first query head counts for shared keys", edit("total = stages * group;", "total = stages;")),
+];

@@ -1,0 +1,48 @@
+//! Wrong kernels, for tests that see whether they are noticed: the kernel of `cuda-fused` with mistakes that somebody
+//! could make.
+#![allow(unsafe_code)] // see `edit`
+
+use crate::Edit;
+
+const fn edit(from: &'static str, to: &'static str) -> Edit {
+    // SAFETY: what is listed here changes numbers, and no address.
+    unsafe { Edit::new(from, to) }
+}
+
+/// What is wrong, and the change that makes it so.
+pub const WRONG: [(&str, Edit); 16] = [
+    (
+        "a reference is trusted whatever it gives",
+        edit("good = good && sum[r][0] <= LIMIT && sum[r][1] <= LIMIT;", ""),
+    ),
+    (
+        "a step whose reference was wrong goes on with what it found",
+        edit("trusted = false; // and once more, with care", "break;"),
+    ),
+    ("O keeps its old reference", edit("state.out[r][n].x[2 * half] *= shrink;", "")),
+    ("l keeps its old reference", edit("state.sum[r][half] *= shrink;", "")),
+    (
+        "large references are rounded as others are",
+        edit("return !(fabsf(rounded) < LARGE);", "return false;"),
+    ),
+    ("lse is to base 2", edit("(rounded + log2_of(sum)) * LN_2", "rounded + log2_of(sum)")),
+    (
+        "key groups are added up as if they had one reference",
+        edit("state.sum[r][0] += share[0] * theirs[other].y;", "state.sum[r][0] += theirs[other].y;"),
+    ),
+    ("columns of another key group are left out", edit("to[3] += share[1] * x.w;", "")),
+    ("one key more than there are is seen", edit("(j < end && (MASKING", "(j <= end && (MASKING")),
+    (
+        "a window begins one key too late",
+        edit("MASKING == LENGTHS || j >= first", "MASKING == LENGTHS || j > first"),
+    ),
+    ("all heads have the keys of the first", edit("h_kv = p.group.quotient(h);", "h_kv = 0;")),
+    ("bias is left out", edit("x += p.score.bias_at<E>(at.b, at.h, i, j);", ";")),
+    ("the mask is left out", edit(" && p.score.lets_see(at.b, at.h, i, j);", ";")),
+    (
+        "dropout drops what it should keep",
+        edit("words.word[0] : words.word[2]) < p", "words.word[0] : words.word[2]) >= p"),
+    ),
+    ("what dropout keeps is not scaled", edit("__fdividef(float(p.score.kept), ", "__fdividef(1.0f, ")),
+    ("the scale is left out where scores are looked at", edit("x *= float(p.score.scale);", "")),
+];
