@@ -86,6 +86,7 @@ fn tilings(part: Part, occasion: Occasion) -> [Tiling; 4] {
         (true, ..=128, _, Part::Bias(_)) => tiling([1, 4, 32, 32], READ, 1),
         (false, _, _, Part::Bias(_)) => tiling([1, 4, 16, 16], READ, 1),
         (true, _, Masking::Lengths | Masking::Intervals, _) => plain_in_half(part, occasion),
+        (true, 33..=64, _, Part::Keys(Order::Second)) => tiling([1, 4, 32, 16], READ, 1),
         (true, ..=64, ..) => tiling([1, 4, 32, 32], READ, 2),
         (true, ..=128, ..) | (false, ..=64, Masking::Everything, _) => tiling([1, 4, 32, 16], READ, 1),
         (false, ..=64, _, Part::Jvp) => tiling([2, 4, 16, 16], READ, 1),
