@@ -4,11 +4,11 @@ use theria_contract::{
     Attention, Checks, Cotangent, DType, Directions, Element, Inputs, Precision, Primal, Problem, Qkv,
     Refusal, Result, Rule, SavedView, SavedViewMut, SecondOrder, Support, Tangent,
 };
-use theria_gpu_fwd::forward::{self, Load, Masking, Products, Table, room};
+use theria_gpu_fwd::forward::{self, Masking, Table};
 use theria_gpu_fwd::{Cuda, CudaView, CudaViewMut, CudaWorkspace, Edit, Library};
 
 use super::FusedSweep;
-use super::choice::{Occasion, sweeps};
+use super::choice::{for_sweep, sweeps};
 use crate::call::Call;
 use crate::pairs::{PairKernel, Sweep};
 use crate::part::{Order, Part, Records};
@@ -88,11 +88,8 @@ impl CudaFused {
     /// The sweeps that serve a launch of a problem whose rows are whole vectors, or are not; none where kernels that
     /// take pairs do.
     fn sweeps(&self, part: Part, problem: &Problem, vectors: bool) -> Option<Vec<FusedSweep>> {
-        let products = Products::of(problem.dtype(), Precision::F32)?;
-        let device = self.cuda.device();
-        let (masking, load) = (Masking::of(problem, vectors), Load::of(problem, device.multiprocessors()));
-        let occasion = Occasion::of(part, products, room(problem), masking, load);
-        sweeps(part, occasion, device.architecture())
+        let occasion = for_sweep(part, self.forward.occasion(problem, vectors)?);
+        sweeps(part, occasion, self.cuda.device().architecture())
     }
 }
 

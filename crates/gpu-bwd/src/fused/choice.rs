@@ -3,30 +3,20 @@
 use std::collections::HashSet;
 
 use theria_gpu_fwd::Architecture;
-use theria_gpu_fwd::forward::{FusedForward, Load, Masking, Products, ROOMS, Tiling};
+use theria_gpu_fwd::forward::{FusedForward, Load, Masking, Occasion, Products, Tiling};
 
 use super::{FusedSweep, Makes};
 use crate::part::{Order, Part};
 
-/// What a choice depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Occasion {
-    pub(super) products: Products,
-    pub(super) room: u32,
-    pub(super) masking: Masking,
-    pub(super) load: Load,
-}
-
-impl Occasion {
-    /// That of a sweep for which scores are looked at as `masking` says, at least: registers do not hold what a kernel
-    /// needs that looks at some scores only beside two operands for one and wide heads, or beside the widest sums.
-    pub(super) fn of(part: Part, products: Products, room: u32, masking: Masking, load: Load) -> Self {
-        let narrowest = if part == Part::Keys(Order::Second) { 96 } else { 128 };
-        let split = products == Products::Split && room >= narrowest;
-        let widest = part == Part::Jvp && room > 192;
-        let looks = split || widest || matches!(part, Part::Bias(_));
-        Self { products, room, masking: if looks { Masking::Everything } else { masking }, load }
-    }
+/// What an occasion of the forward is to a sweep: registers do not hold what a kernel needs that looks at some scores only
+/// beside two operands for one and wide heads, or beside the widest sums.
+pub(super) fn for_sweep(part: Part, occasion: Occasion) -> Occasion {
+    let Occasion { products, room, masking, .. } = occasion;
+    let narrowest = if part == Part::Keys(Order::Second) { 96 } else { 128 };
+    let split = products == Products::Split && room >= narrowest;
+    let widest = part == Part::Jvp && room > 192;
+    let looks = split || widest || matches!(part, Part::Bias(_));
+    Occasion { masking: if looks { Masking::Everything } else { masking }, ..occasion }
 }
 
 /// `[row tiles, row warps, keys, step]`, operands in registers, blocks.
@@ -126,19 +116,12 @@ pub(crate) fn all(architecture: Architecture) -> Vec<FusedSweep> {
     let orders = [Order::First, Order::Second];
     let swept = |order| [Part::Queries(order), Part::Keys(order), Part::Bias(order)];
     let parts: Vec<Part> = orders.into_iter().flat_map(swept).chain([Part::Jvp]).collect();
-    let mut all: Vec<FusedSweep> = Vec::new();
-    for products in [Products::Bf16, Products::F16, Products::Split] {
-        for room in ROOMS {
-            for masking in Masking::ALL {
-                for load in Load::ALL {
-                    for part in &parts {
-                        let occasion = Occasion::of(*part, products, room, masking, load);
-                        all.extend(sweeps(*part, occasion, architecture).into_iter().flatten());
-                    }
-                }
-            }
-        }
-    }
+    let served = Occasion::all().filter(|occasion| occasion.products != Products::Tf32);
+    let mut all: Vec<FusedSweep> = served
+        .flat_map(|occasion| parts.iter().map(move |part| (*part, for_sweep(*part, occasion))))
+        .filter_map(|(part, occasion)| sweeps(part, occasion, architecture))
+        .flatten()
+        .collect();
     let mut seen = HashSet::new();
     all.retain(|sweep| seen.insert(*sweep));
     all
