@@ -12,7 +12,7 @@ use theria_contract::conformance::Suite;
 use theria_contract::{Attention, Element, Host, Precision};
 use theria_gpu_fwd::{Architecture, Cuda, Device, KernelSpec};
 
-use crate::evidence::{self, Ran, Row, rows_of};
+use crate::evidence::{self, Ran, Row, failures, rows_of};
 
 /// The tests of a phase on a device.
 pub struct DeviceSuite {
@@ -52,8 +52,7 @@ impl DeviceSuite {
         let body = move || {
             let device = Device::open(0).map_err(|error| Failed::from(error.to_string()))?;
             let found = run(&Cuda::new(device));
-            let failed: Vec<String> =
-                found.iter().filter(|row| row.verdict == "failed").map(describe).collect();
+            let failed = failures(&found);
             let count = found.len();
             rows.lock().unwrap_or_else(PoisonError::into_inner).push((place, found));
             if failed.is_empty() {
@@ -80,11 +79,6 @@ impl DeviceSuite {
         }
         conclusion.exit()
     }
-}
-
-fn describe(row: &Row) -> String {
-    let Row { name, rule, backend, dtype, error, bound, reason, .. } = row;
-    format!("{backend} {dtype} {rule} {name}: {error:.2e} > {bound:.0e} {reason}")
 }
 
 /// Whether small cases alone are wanted, for tools that make everything a hundred times slower.

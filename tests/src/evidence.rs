@@ -114,20 +114,23 @@ pub fn rows_of(report: &Report) -> Vec<Row> {
     rows
 }
 
+/// Every failed row, in words.
+pub fn failures(rows: &[Row]) -> Vec<String> {
+    let failed = rows.iter().filter(|row| row.verdict == "failed");
+    failed
+        .map(|Row { name, rule, backend, dtype, error, bound, reason, .. }| {
+            format!("{backend} {dtype} {rule} {name}: {error:.2e} > {bound:.0e} {reason}")
+        })
+        .collect()
+}
+
 /// Panics with every failed row, or when there are fewer rows than there must be.
 ///
 /// # Panics
 /// If a row failed, or some are missing.
 #[track_caller]
 pub fn assert_passed(rows: &[Row], at_least: usize) {
-    let failed: Vec<String> = rows
-        .iter()
-        .filter(|row| row.verdict == "failed")
-        .map(|row| {
-            let Row { name, backend, dtype, error, bound, reason, .. } = row;
-            format!("{backend} {dtype} {name}: {error:.2e} > {bound:.0e} {reason}")
-        })
-        .collect();
+    let failed = failures(rows);
     assert!(failed.is_empty(), "{} of {} failed:\n{}", failed.len(), rows.len(), failed.join("\n"));
     assert!(rows.len() >= at_least, "only {} rows, not {at_least}: something was not judged", rows.len());
 }

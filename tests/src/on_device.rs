@@ -156,7 +156,7 @@ fn no_whole_vectors() -> Vec<Case> {
 }
 
 /// Sequences so long that a matrix of scores would not be held.
-pub fn long<E, B, O>(backend: &B, oracle: &O) -> Vec<Row>
+pub fn long<E, B, O>(backend: &B, oracle: &O, cases: [Case; 3]) -> Vec<Row>
 where
     E: Element,
     B: Attention<E>,
@@ -165,37 +165,28 @@ where
     if short() {
         return Vec::new();
     }
-    let cases = vec![
-        named(
-            "65536 queries and keys, causal".into(),
-            sized(1, [1, 1], 65_536, 65_536, 64, 64).causal(Causal::TopLeft),
-        ),
-        named("one query, 100000 keys".into(), sized(2, [4, 2], 1, 100_000, 128, 128)),
-        named("100000 queries, one key".into(), sized(1, [2, 2], 100_000, 1, 64, 64)),
-    ];
-    conform::<E, _, _>(&Suite { cases, precision: None }, backend, oracle)
+    conform::<E, _, _>(&Suite { cases: cases.into(), precision: None }, backend, oracle)
 }
 
-/// The same for all rules, of which each has many outputs: with a window, and narrower.
-pub fn long_by_every_rule<E, B, O>(backend: &B, oracle: &O) -> Vec<Row>
-where
-    E: Element,
-    B: Attention<E>,
-    O: Attention<f64, Storage = Host>,
-{
-    if short() {
-        return Vec::new();
-    }
+/// Those for a forward.
+pub fn long_for_a_forward() -> [Case; 3] {
+    let causal = sized(1, [1, 1], 65_536, 65_536, 64, 64).causal(Causal::TopLeft);
+    [
+        named("65536 queries and keys, causal".into(), causal),
+        named("one query, 100000 keys".into(), sized(2, [4, 2], 1, 100_000, 128, 128)),
+        named("100000 queries, one key".into(), sized(1, [2, 2], 100_000, 1, 64, 64)),
+    ]
+}
+
+/// Those for all rules, of which each has many outputs: with a window, and narrower.
+pub fn long_for_every_rule() -> [Case; 3] {
     let window = Window { left: Some(2047), right: None };
-    let cases = vec![
-        named(
-            "65536 queries and keys, causal, the last 2048 keys".into(),
-            sized(1, [1, 1], 65_536, 65_536, 32, 32).causal(Causal::TopLeft).window(window),
-        ),
+    let causal = sized(1, [1, 1], 65_536, 65_536, 32, 32).causal(Causal::TopLeft).window(window);
+    [
+        named("65536 queries and keys, causal, the last 2048 keys".into(), causal),
         named("one query, 100000 keys".into(), sized(1, [2, 1], 1, 100_000, 32, 32)),
         named("100000 queries, one key".into(), sized(1, [2, 1], 100_000, 1, 32, 32)),
-    ];
-    conform::<E, _, _>(&Suite { cases, precision: None }, backend, oracle)
+    ]
 }
 
 /// A call that is recorded and replayed gives the bits that it gives when it is made.
@@ -267,7 +258,8 @@ where
     vec![row("a row of overflowed scores is NaN", lost), row("and no other row is", others)]
 }
 
-fn poisoned<E: Element>(cuda: &Cuda, problem: &Problem) -> SavedTensor<Cuda, E> {
+/// Memory for what a forward or a JVP makes, NaN until it does.
+pub(crate) fn poisoned<E: Element>(cuda: &Cuda, problem: &Problem) -> SavedTensor<Cuda, E> {
     let shape = problem.shape();
     let nan = |shape: [usize; 4]| Layout::contiguous(shape).expect("a layout");
     let output = vec![E::from_f64(f64::NAN); nan(shape.output()).span()];
@@ -278,7 +270,8 @@ fn poisoned<E: Element>(cuda: &Cuda, problem: &Problem) -> SavedTensor<Cuda, E> 
     }
 }
 
-fn bytes<E: Element>(cuda: &Cuda, saved: &SavedTensor<Cuda, E>) -> Vec<u8> {
+/// What was made, bit by bit.
+pub(crate) fn bytes<E: Element>(cuda: &Cuda, saved: &SavedTensor<Cuda, E>) -> Vec<u8> {
     let mut all = cuda.download(Cuda::view(&saved.output)).expect("memory").bytes().to_vec();
     all.extend_from_slice(cuda.download(Cuda::view(&saved.lse)).expect("memory").bytes());
     all

@@ -1,12 +1,13 @@
 //! All four rules, called twice and recorded: every time the same bits.
 
 use theria_contract::{
-    Attention, Causal, Cotangent, DType, Directions, Element, Inputs, Layout, Primal, Problem, Qkv, Rule,
-    Saved, SavedTensor, SecondOrder, Storage, Tangent, Tensor, saved_mut, saved_view,
+    Attention, Causal, Cotangent, DType, Directions, Element, Inputs, Primal, Problem, Qkv, Rule,
+    SavedTensor, SecondOrder, Storage, Tangent, Tensor, saved_mut, saved_view,
 };
 use theria_gpu_fwd::Cuda;
 
 use crate::evidence::Row;
+use crate::on_device::{bytes, poisoned};
 
 type Of<E> = <Cuda as Storage>::Tensor<E>;
 
@@ -33,14 +34,6 @@ struct Made<E: Element> {
 impl<E: Element> Made<E> {
     fn new(cuda: &Cuda, problem: &Problem) -> Self {
         let shape = problem.shape();
-        let saved = || {
-            let lse = Layout::contiguous(shape.rows()).expect("a layout");
-            let nan = Tensor::from_vec(vec![E::Acc::from_f64(f64::NAN); lse.span()], shape.rows());
-            Saved {
-                output: poison(cuda, shape.output()),
-                lse: cuda.upload(&nan.expect("a tensor")).expect("memory"),
-            }
-        };
         let gradients = || Qkv {
             q: poison(cuda, shape.q()),
             k: poison(cuda, shape.k()),
@@ -48,8 +41,8 @@ impl<E: Element> Made<E> {
             bias: problem.bias().map(|shape| poison(cuda, shape)),
         };
         Self {
-            saved: saved(),
-            tangent: saved(),
+            saved: poisoned::<E>(cuda, problem),
+            tangent: poisoned::<E>(cuda, problem),
             backward: gradients(),
             second: gradients(),
             first: gradients(),
@@ -57,15 +50,11 @@ impl<E: Element> Made<E> {
     }
 
     fn bytes(&self, cuda: &Cuda) -> Vec<u8> {
-        let mut all = Vec::new();
-        let mut push = |bytes: &[u8]| all.extend_from_slice(bytes);
-        for saved in [&self.saved, &self.tangent] {
-            push(cuda.download(Cuda::view(&saved.output)).expect("memory").bytes());
-            push(cuda.download(Cuda::view(&saved.lse)).expect("memory").bytes());
-        }
+        let mut all = bytes::<E>(cuda, &self.saved);
+        all.extend(bytes::<E>(cuda, &self.tangent));
         for gradients in [&self.backward, &self.second, &self.first] {
             for (_, gradient) in gradients.as_ref().named() {
-                push(cuda.download(Cuda::view(gradient)).expect("memory").bytes());
+                all.extend_from_slice(cuda.download(Cuda::view(gradient)).expect("memory").bytes());
             }
         }
         all

@@ -53,7 +53,7 @@ fn main() {
         })
         .test("long_sequences", |cuda| {
             let oracle = ByHost(CudaRef::new(cuda.clone()));
-            on_device::long::<bf16, _, _>(&fused(cuda), &oracle)
+            on_device::long::<bf16, _, _>(&fused(cuda), &oracle, on_device::long_for_a_forward())
         })
         .test("a_recorded_call_gives_the_same_bits", |cuda| {
             on_device::recorded::<bf16, _>(cuda, &fused(cuda))

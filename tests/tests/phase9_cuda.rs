@@ -67,7 +67,8 @@ fn main() {
             on_device::every_room_by_every_rule::<f32, _, _>(&fused(cuda), &ByHost(reference(cuda)))
         })
         .test("long_sequences", |cuda| {
-            on_device::long_by_every_rule::<bf16, _, _>(&fused(cuda), &ByHost(reference(cuda)))
+            let oracle = ByHost(reference(cuda));
+            on_device::long::<bf16, _, _>(&fused(cuda), &oracle, on_device::long_for_every_rule())
         })
         .test("every_time_the_same_bits_in_bf16", |cuda| {
             recorded_rules::same_bits::<bf16, _>(cuda, &fused(cuda))
