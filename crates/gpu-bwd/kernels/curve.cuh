@@ -15,50 +15,6 @@ static_assert(KEY_GROUPS == 1 && STAGES >= 2 && BLOCK_ROWS <= 128 && STAGE_KEYS 
 constexpr bool FACTORED = sizeof(E) == 4;
 using Known = Record<float, ORDER, FACTORED>;
 
-// Cotangents += G·Vᵀ (or V·Gᵀ) of the first `count` rows of a step: `add_keys` in pieces of 32 columns, each added by an addition
-// that rounds where sums are to be as exact as f32. dP - δ cancels, and δ has no part in what tensor cores cut off; S
-// and S' are made as they were when lse and μ were.
-template <bool WHOLE>
-static THERIA_DEVICE void add_cotangents(Scores &sum, const Queries &g, unsigned values, int count) {
-    if constexpr (!Math::ROUNDED_SUMS) {
-        add_keys<WHOLE>(sum, g, values, count);
-    } else {
-        constexpr int DEPTHS = 32 / Math::K;
-        int lane = threadIdx.x % WARP;
-#pragma unroll 1
-        for (int k0 = 0; k0 < DV / Math::K; k0 += DEPTHS) {
-            Scores piece;
-            clear(piece);
-#pragma unroll
-            for (int k = k0; k < k0 + DEPTHS; ++k) {
-                Math::A a[ROW_TILES];
-#pragma unroll
-                for (int r = 0; r < ROW_TILES; ++r)
-                    a[r] = g.at(r, k);
-#pragma unroll
-                for (int n = 0; n < STEP / 16; ++n) {
-                    if (!WHOLE && 16 * n >= count)
-                        break;
-                    Math::B b[2];
-                    Math::load_b_rows<ValueTile::PITCH>(b, ValueTile::at(values, 16 * n, k * Math::K), lane);
-#pragma unroll
-                    for (int r = 0; r < ROW_TILES; ++r) {
-                        Math::multiply(piece[r][2 * n], a[r], b[0]);
-                        Math::multiply(piece[r][2 * n + 1], a[r], b[1]);
-                    }
-                }
-            }
-#pragma unroll
-            for (int r = 0; r < ROW_TILES; ++r)
-#pragma unroll
-                for (int n = 0; n < STEP / 8; ++n)
-#pragma unroll
-                    for (int c = 0; c < 4; ++c)
-                        sum[r][n].x[c] += piece[r][n].x[c];
-        }
-    }
-}
-
 // Scale and bias' of S', where scores are looked at.
 static THERIA_DEVICE void look_tangent(Scores &s_tangent, const Rules &p, const Rows &at, int key0) {
     if (MASKING != EVERYTHING)

@@ -102,8 +102,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
         Rows at(f, turn.b, turn.h, turn.row, warp);
         Scores s, dp, s_tangent, dp_tangent;
         multiply_keys<true>(s, q, k, STEP);
-        clear(dp);
-        add_cotangents<true>(dp, g, v, STEP);
+        multiply_keys<true>(dp, g, v, STEP);
         if (ORDER == 2) {
             Queries q_tangent(rows + 2 * ROW_BYTES, warp), g_tangent(rows + 3 * ROW_BYTES, warp);
             clear(s_tangent);
@@ -113,9 +112,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
             if (p.k_tangent.data)
                 add_keys<true>(s_tangent, q, k + 2 * COLUMN_BYTES, STEP);
             if (p.g_tangent.data)
-                add_cotangents<true>(dp_tangent, g_tangent, v, STEP);
+                add_keys<true>(dp_tangent, g_tangent, v, STEP);
             if (p.v_tangent.data)
-                add_cotangents<true>(dp_tangent, g, v + 2 * COLUMN_BYTES, STEP);
+                add_keys<true>(dp_tangent, g, v + 2 * COLUMN_BYTES, STEP);
         }
         look<false>(s, f, at, turn.key0);
         if (ORDER == 2)

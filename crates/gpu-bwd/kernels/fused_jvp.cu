@@ -140,8 +140,8 @@ static THERIA_DEVICE void multiply_both(Scores &s, Scores &s_tangent, const Quer
             for (int r = 0; r < ROW_TILES; ++r)
 #pragma unroll
                 for (int c = 0; c < 2; ++c) {
-                    Math::multiply(s[r][2 * n + c], a[r], b[c]);
-                    Math::multiply(s_tangent[r][2 * n + c], a_tangent[r], b[c]);
+                    Math::multiply_rounded(s[r][2 * n + c], a[r], b[c]);
+                    Math::multiply_rounded(s_tangent[r][2 * n + c], a_tangent[r], b[c]);
                 }
         }
     }

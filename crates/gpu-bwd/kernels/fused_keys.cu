@@ -106,7 +106,7 @@ static THERIA_DEVICE void step(Sums &dk, Sums &dv, const Stay &stay, unsigned q,
     multiply_keys<WHOLE>(s, stay.k, q, count);
     clear(dp);
     if (MAKES_KEYS)
-        add_cotangents<WHOLE>(dp, stay.v, g, count);
+        add_keys<WHOLE>(dp, stay.v, g, count);
     if (ORDER == 2) {
         clear(s_tangent);
         clear(dp_tangent);
@@ -115,9 +115,9 @@ static THERIA_DEVICE void step(Sums &dk, Sums &dv, const Stay &stay, unsigned q,
         if (p.k_tangent.data)
             add_keys<WHOLE>(s_tangent, stay.k_tangent, q, count);
         if (MAKES_KEYS && p.g_tangent.data)
-            add_cotangents<WHOLE>(dp_tangent, stay.v, g_tangent, count);
+            add_keys<WHOLE>(dp_tangent, stay.v, g_tangent, count);
         if (MAKES_KEYS && p.v_tangent.data)
-            add_cotangents<WHOLE>(dp_tangent, stay.v_tangent, g, count);
+            add_keys<WHOLE>(dp_tangent, stay.v_tangent, g, count);
     }
     look_at<WHOLE>(s, s_tangent, p, b, h, j0, i0, length);
     // Weights of dropout: 1, or 0.

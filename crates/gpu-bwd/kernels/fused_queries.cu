@@ -113,8 +113,7 @@ static THERIA_DEVICE void step(Sums &dq, Checks &checks, const Stay &stay, unsig
     int lane = threadIdx.x % WARP, count = at.to - key0;
     Scores s, dp, s_tangent, dp_tangent;
     multiply_keys<WHOLE>(s, stay.q, k, count);
-    clear(dp);
-    add_cotangents<WHOLE>(dp, stay.g, v, count);
+    multiply_keys<WHOLE>(dp, stay.g, v, count);
     if (ORDER == 2) {
         clear(s_tangent);
         clear(dp_tangent);
@@ -123,9 +122,9 @@ static THERIA_DEVICE void step(Sums &dq, Checks &checks, const Stay &stay, unsig
         if (p.k_tangent.data)
             add_keys<WHOLE>(s_tangent, stay.q, k_tangent, count);
         if (p.g_tangent.data)
-            add_cotangents<WHOLE>(dp_tangent, stay.g_tangent, v, count);
+            add_keys<WHOLE>(dp_tangent, stay.g_tangent, v, count);
         if (p.v_tangent.data)
-            add_cotangents<WHOLE>(dp_tangent, stay.g, v_tangent, count);
+            add_keys<WHOLE>(dp_tangent, stay.g, v_tangent, count);
     }
     look<WHOLE>(s, p.forward, at, key0);
     if (ORDER == 2)

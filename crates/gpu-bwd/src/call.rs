@@ -95,7 +95,7 @@ impl<'a, 'i, E: Element> Call<'a, 'i, E> {
         let shape = self.problem.shape();
         operand(cuda, "out_tangent", Some(&made.output), Some(shape.output()))?;
         operand(cuda, "lse_tangent", Some(&made.lse), Some(shape.rows()))?;
-        self.own.out_tangent = View::of(&made.output);
+        self.own.out_tangent = self.copied(&made.output);
         self.own.mu = View::of(&made.lse);
         Ok(self)
     }

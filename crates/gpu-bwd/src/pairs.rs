@@ -9,9 +9,11 @@ use crate::parameters::Rules;
 use crate::part::{Order, Part};
 use crate::sources::{REFERENCE_BIAS, REFERENCE_JVP, REFERENCE_KEYS, REFERENCE_QUERIES, STATISTICS};
 
-/// As in the sources: rows of a block.
+/// As in the sources: warps of a block, of which each has a query or a key.
 const WARPS: usize = 4;
 const WARP: usize = 32;
+/// Queries of a block that makes statistics: `ROWS` of each warp.
+const STATISTICS_ROWS: usize = 8 * WARPS;
 
 /// An instance of a kernel that takes pairs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,7 +44,7 @@ impl PairKernel {
     pub(crate) fn grid(self, problem: &Problem, padded: usize) -> Grid {
         match self.part {
             Part::Keys(_) => Grid::of_keys(problem, WARPS, 1),
-            Part::Statistics(_) => Grid { rows: padded, ..Grid::of_queries(problem, WARPS, 1) },
+            Part::Statistics(_) => Grid { rows: padded, ..Grid::of_queries(problem, STATISTICS_ROWS, 1) },
             Part::Jvp | Part::Queries(_) | Part::Bias(_) => Grid::of_queries(problem, WARPS, 1),
         }
     }

@@ -76,6 +76,7 @@ template <class E> struct Half {
     };
 
     static THERIA_DEVICE void multiply(Piece &to, const A &a, const B &b);
+    static THERIA_DEVICE void multiply_rounded(Piece &to, const A &a, const B &b) { multiply(to, a, b); }
 
     // A pair of neighbours, the first one in the lower half.
     static THERIA_DEVICE unsigned pair(float first, float second);
@@ -181,14 +182,15 @@ template <int TERMS> struct Single {
         return y;
     }
 
-    // x as one number of TF32, or as two whose sum is x but for 2^-22 of it. The first of two is cut off and not
-    // rounded: so it is there for every finite x, and the rest of it is exact.
+    // x as one number of TF32, or as two whose sum is x but for 2^-24 of it. The first of two is rounded and not cut
+    // off: what products leave out is of either sign then, and does not add up. The difference is exact. Numbers that
+    // round to infinity, the last 2^-12 of all, have none, and come to NaN.
     template <int N> static THERIA_DEVICE void split(unsigned (&to)[PARTS][N], int n, float x) {
         if (PARTS == 1) {
             to[0][n] = round(x);
             return;
         }
-        float high = __uint_as_float(__float_as_uint(x) & 0xFFFFE000u);
+        float high = __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xFFFFE000u);
         to[0][n] = __float_as_uint(high);
         to[PARTS - 1][n] = round(x == high ? 0 : x - high);
     }
@@ -207,6 +209,19 @@ template <int TERMS> struct Single {
             product(to, a.x[0], b.x[PARTS - 1]);
         }
         product(to, a.x[0], b.x[0]);
+    }
+
+    // The same into a sum of its own, which is added by an addition that rounds: tensor cores cut sums off.
+    static THERIA_DEVICE void multiply_rounded(Piece &to, const A &a, const B &b) {
+        if (!ROUNDED_SUMS) {
+            multiply(to, a, b);
+            return;
+        }
+        Piece part = {};
+        multiply(part, a, b);
+#pragma unroll
+        for (int c = 0; c < 4; ++c)
+            to.x[c] += part.x[c];
     }
 
     template <int PITCH> static THERIA_DEVICE A load_a(unsigned at, int lane) {

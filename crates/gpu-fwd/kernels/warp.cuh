@@ -191,8 +191,8 @@ static THERIA_DEVICE void add_keys(Scores &s, const Queries &q, unsigned keys, i
             Math::load_b_rows<KeyTile::PITCH>(b, KeyTile::at(keys, 16 * n, k * Math::K), lane);
 #pragma unroll
             for (int r = 0; r < ROW_TILES; ++r) {
-                Math::multiply(s[r][2 * n], a[r], b[0]);
-                Math::multiply(s[r][2 * n + 1], a[r], b[1]);
+                Math::multiply_rounded(s[r][2 * n], a[r], b[0]);
+                Math::multiply_rounded(s[r][2 * n + 1], a[r], b[1]);
             }
         }
     }
