@@ -13,7 +13,9 @@
 // so μ need not be known before the sweep. O is subtracted as it was saved, rounded to the element type. For f32 that
 // is as good as the sums, and c is 0. For 16-bit types c is the mean of S' over the first keys that have any weight:
 // μ - c is small then, and so are H, which is rounded to be multiplied, and what is subtracted. Where it is not, because
-// the keys that count came later, the block knows that at the end, and sweeps once more with c = μ.
+// the keys that count came later, the block knows that at the end, and sweeps once more with c = μ. A row whose window
+// begins inside a step sees a key or two of it, whose mean says little: under windows a short sweep goes ahead, over
+// enough keys for every row of the block, and leaves c alone.
 #include "curve.cuh"
 
 using namespace theria;
@@ -22,6 +24,8 @@ constexpr int STAGE_BYTES = 2 * (KeyTile::BYTES + ValueTile::BYTES);
 constexpr bool CENTRED = sizeof(E) == 2;
 // What is summed with another c than the last may be this part of a row's weight: less than what rounding takes.
 constexpr float NEGLIGIBLE = 1.0f / 4096;
+// Stages of the sweep that goes ahead under windows: the last row of a block sees 32 keys of them.
+constexpr int AHEAD = (BLOCK_ROWS + 32 + STAGE_KEYS - 1) / STAGE_KEYS;
 
 // What a warp carries along the keys. Each lane has two rows of each of its row tiles.
 struct Moving {
@@ -29,8 +33,33 @@ struct Moving {
     float sum[ROW_TILES][2];    // of P, in the columns of this lane
     float dot[ROW_TILES][2];    // of H
     float centre[ROW_TILES][2]; // c
+    unsigned known;             // a bit for each row whose c the sweep ahead found
 
-    THERIA_DEVICE Moving() : out{}, sum{}, dot{}, centre{} {}
+    THERIA_DEVICE Moving() : out{}, sum{}, dot{}, centre{}, known(0) {}
+
+    // Keeps c alone, moved to the mean of what was seen.
+    THERIA_DEVICE void start_anew() {
+#pragma unroll
+        for (int r = 0; r < ROW_TILES; ++r) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                float &weight = sum[r][half], &moved = dot[r][half];
+#pragma unroll
+                for (int step = 1; step < 4; step *= 2) {
+                    weight += __shfl_xor_sync(FULL_WARP, weight, step);
+                    moved += __shfl_xor_sync(FULL_WARP, moved, step);
+                }
+                if (weight > 0) {
+                    centre[r][half] += __fdividef(moved, weight);
+                    known |= 1u << (2 * r + half);
+                }
+                weight = moved = 0;
+            }
+#pragma unroll
+            for (int n = 0; n < DV / 8; ++n)
+                out[r][n] = {};
+        }
+    }
 };
 
 // lse of a warp's rows, ready to be subtracted.
@@ -90,12 +119,13 @@ static THERIA_DEVICE bool settle(Moving &state, const Scores &p, const Scores &s
                 here += __shfl_xor_sync(FULL_WARP, here, step);
                 moved += __shfl_xor_sync(FULL_WARP, moved, step);
             }
-            if (before < NEGLIGIBLE && here > before) {
+            bool known = state.known >> (2 * r + half) & 1;
+            if (!known && before < NEGLIGIBLE && here > before) {
                 float centre = __fdividef(moved * scale, here);
                 state.dot[r][half] += state.sum[r][half] * (state.centre[r][half] - centre);
                 state.centre[r][half] = centre;
             }
-            settled = settled && !(before + here < NEGLIGIBLE);
+            settled = settled && (known || !(before + here < NEGLIGIBLE));
         }
     return __all_sync(FULL_WARP, settled);
 }
@@ -274,8 +304,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
     float scale = MASKING == EVERYTHING ? 1 : float(p.score.scale);
     unsigned tile = shared_address(memory) + row_warp * OutTile::BYTES;
     Moving state;
-    bool settled = !CENTRED;
-    for (bool again = false;; again = true) {
+    bool settled = !CENTRED, windows = MASKING != LENGTHS && p.score.back != Score::UNBOUNDED;
+    for (int sweep = CENTRED && windows ? 0 : 1;; ++sweep) {
+        int end = CENTRED && sweep == 0 ? min_of(all.end, all.begin + AHEAD * STAGE_KEYS) : all.end;
         using LoadK = Loader<Math, STAGE_KEYS, D, THREADS>;
         using LoadV = Loader<Math, STAGE_KEYS, DV, THREADS>;
         LoadK load_k(p.k, place.b, place.h_kv, all.begin), load_kt(parameters.k_tangent, place.b, place.h_kv, all.begin);
@@ -283,7 +314,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
         auto load_stage = [&](int stage, int slot) {
             int key0 = all.begin + stage * STAGE_KEYS, left = at.length - key0;
             unsigned keys = ring + slot * STAGE_BYTES, values = keys + 2 * KeyTile::BYTES;
-            if (key0 < all.end) {
+            if (key0 < end) {
                 load_k.bring(keys, p.k, left, p.d, vectors);
                 load_v.bring(values, p.v, left, p.dv, vectors);
                 if (k_moves)
@@ -310,7 +341,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
                 q_tangent.keep();
         }
         int slot = 0;
-        for (int stage = 0; all.begin + stage * STAGE_KEYS < all.end; ++stage) {
+        for (int stage = 0; all.begin + stage * STAGE_KEYS < end; ++stage) {
             await_copies<STAGES - 2>();
             __syncthreads();
             load_stage(stage + STAGES - 1, slot == 0 ? STAGES - 1 : slot - 1);
@@ -330,8 +361,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
         }
         await_copies<0>();
         __syncthreads();
+        if (CENTRED && sweep == 0) {
+            state.start_anew();
+            settled = false;
+            continue;
+        }
         OutTile::read(tile, p.out, at.b, at.h, at.first, p.score.t - at.first, p.dv, p.vectors);
-        if (!CENTRED || again)
+        if (!CENTRED || sweep == 2)
             break;
         Moving moved = state;
         bool good = good_centre(moved, tile, parameters, at);

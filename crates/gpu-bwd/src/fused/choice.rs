@@ -57,7 +57,6 @@ fn plain_in_half(part: Part, occasion: Occasion) -> Tiling {
         (..=128, Queries(Second) | Keys(Second)) if few => tiling([1, 4, 32, 32], READ, 1),
         (..=128, Keys(Second)) if ends => tiling([1, 8, 32, 16], READ, 1),
         (..=128, _) => tiling([1, 8, 32, 32], READ, 1),
-        (..=192, Jvp) if ends => tiling([1, 6, 32, 32], READ, 1),
         (..=192, Jvp | Queries(Second)) => tiling([1, 3, 16, 16], READ, 1),
         (..=192, Keys(First)) if !ends => tiling([1, 8, 32, 16], READ, 1),
         (..=192, Keys(_)) => tiling([1, 4, 32, 32], READ, 1),
