@@ -79,6 +79,7 @@ fn tilings(part: Part, occasion: Occasion) -> [Tiling; 4] {
         (true, ..=64, ..) => tiling([1, 4, 32, 32], READ, 2),
         (true, ..=128, ..) | (false, ..=64, Masking::Everything, _) => tiling([1, 4, 32, 16], READ, 1),
         (false, ..=64, _, Part::Jvp) => tiling([2, 4, 16, 16], READ, 1),
+        (false, ..=64, Masking::Intervals, Part::Queries(Order::First)) => tiling([2, 4, 32, 16], READ, 1),
         (false, ..=64, _, Part::Queries(Order::First)) => tiling([2, 4, 32, 32], READ, 1),
         (false, ..=64, _, Part::Keys(Order::First)) => tiling([1, 4, 32, 32], READ, 1),
         (false, ..=64, _, Part::Keys(_)) => tiling([1, 8, 32, 16], READ, 1),
