@@ -8,9 +8,9 @@
 // Weights are made a second time here, so that every sum has one owner and one order, and none goes to memory
 // before it is whole.
 //
-// In 16-bit types δ and δ' came from O and O', which were rounded. What they are off is the sum of a row of dS, or of
-// dS': without rounding these are zero. So a sweep finds it out, corrects the records for those who read them next,
-// and where it is too much for a row of the block, the block sweeps once more with what is right.
+// δ and δ' came from O and O', which were rounded. What they are off is the sum of a row of dS, or of dS': without
+// rounding these are zero. So a sweep finds it out and corrects the records for those who read them next. In 16-bit
+// types it may be too much for a row of the block: then the block sweeps once more with what is right.
 #include "curve.cuh"
 
 using namespace theria;
@@ -27,72 +27,69 @@ struct Stay {
           g_tangent(memory + 3 * ROW_BYTES, warp) {}
 };
 
-// Whether what is known of the rows stays in registers, or is read again in every step, and what is found out of them
-// is kept in shared memory: wide sums leave no room.
+// Whether what is known of the rows stays in registers, or is read again in every step: wide sums leave no room.
 constexpr bool ROWS_STAY = D <= 192;
-constexpr bool CHECKED = !FACTORED; // O of f32 is as exact as the sums
+// Whether a block sweeps once more where δ and δ' were too far off. Those of f32 came from an O that is as exact as the
+// sums: dQ is good enough, and who reads the records next, the bias in a row of few keys above all, has the right ones.
+constexpr bool REPEATS = !FACTORED;
 // What an error of δ and δ' may be of dS and dS', in the norm of a row: a few roundings of the element type.
 template <class> constexpr float TOLERATED = 1.0f / 512;
 template <> constexpr float TOLERATED<f16> = 1.0f / 4096;
-constexpr float TOLERANCE = TOLERATED<E>;
 
 // Sums along a row that show what δ and δ' are off, in the columns of a lane.
 struct Check {
-    float ds, ds_square, p_square;                         // Σ dS, Σ dS², Σ P²
-    float ds_tangent, ds_tangent_square, p_tangent_square; // the same of the tangents
+    float x[(REPEATS ? 3 : 1) * ORDER];
+
+    // Of P and dS, or of their tangents.
+    THERIA_DEVICE float &ds(int kind) { return x[kind]; }                    // Σ dS
+    THERIA_DEVICE float &ds_square(int kind) { return x[ORDER + kind]; }     // Σ dS², where sweeps are repeated
+    THERIA_DEVICE float &p_square(int kind) { return x[2 * ORDER + kind]; }  // Σ P²
 
     THERIA_DEVICE void add(const Curved &made) {
-        ds += made.ds;
-        ds_square += made.ds * made.ds;
-        p_square += made.p * made.p;
-        if (ORDER == 2) {
-            ds_tangent += made.ds_tangent;
-            ds_tangent_square += made.ds_tangent * made.ds_tangent;
-            p_tangent_square += made.p_tangent * made.p_tangent;
+        float made_ds[2] = {made.ds, made.ds_tangent}, made_p[2] = {made.p, made.p_tangent};
+#pragma unroll
+        for (int kind = 0; kind < ORDER; ++kind) {
+            ds(kind) += made_ds[kind];
+            if (REPEATS) {
+                ds_square(kind) += made_ds[kind] * made_ds[kind];
+                p_square(kind) += made_p[kind] * made_p[kind];
+            }
         }
     }
     THERIA_DEVICE void add(const Check &other) {
-        ds += other.ds;
-        ds_square += other.ds_square;
-        p_square += other.p_square;
-        if (ORDER == 2) {
-            ds_tangent += other.ds_tangent;
-            ds_tangent_square += other.ds_tangent_square;
-            p_tangent_square += other.p_tangent_square;
-        }
+#pragma unroll
+        for (int n = 0; n < int(sizeof(x) / sizeof(float)); ++n)
+            x[n] += other.x[n];
     }
     // Of the whole row.
     THERIA_DEVICE void gather() {
 #pragma unroll
-        for (int step = 1; step < 4; step *= 2) {
-            ds += __shfl_xor_sync(FULL_WARP, ds, step);
-            ds_square += __shfl_xor_sync(FULL_WARP, ds_square, step);
-            p_square += __shfl_xor_sync(FULL_WARP, p_square, step);
-            if (ORDER == 2) {
-                ds_tangent += __shfl_xor_sync(FULL_WARP, ds_tangent, step);
-                ds_tangent_square += __shfl_xor_sync(FULL_WARP, ds_tangent_square, step);
-                p_tangent_square += __shfl_xor_sync(FULL_WARP, p_tangent_square, step);
-            }
-        }
+        for (int step = 1; step < 4; step *= 2)
+#pragma unroll
+            for (int n = 0; n < int(sizeof(x) / sizeof(float)); ++n)
+                x[n] += __shfl_xor_sync(FULL_WARP, x[n], step);
     }
     // Whether δ and δ' were good enough. NaN is: it does not get better.
-    THERIA_DEVICE bool good() const {
-        constexpr float LEAST = TOLERANCE * TOLERANCE;
-        bool bad = ds * ds * p_square > LEAST * ds_square;
+    THERIA_DEVICE bool good() {
+        if (!REPEATS)
+            return true;
+        constexpr float LEAST = TOLERATED<E> * TOLERATED<E>;
+        bool bad = ds(0) * ds(0) * p_square(0) > LEAST * ds_square(0);
         if (ORDER == 2)
-            bad = bad || ds * ds * p_tangent_square + ds_tangent * ds_tangent * p_square > LEAST * ds_tangent_square;
+            bad = bad || ds(0) * ds(0) * p_square(1) + ds(1) * ds(1) * p_square(0) > LEAST * ds_square(1);
         return !bad;
     }
 };
 
-static_assert(sizeof(Check) == 24, "as the host counts it");
+static_assert(sizeof(Check) == (FACTORED ? 4 : 12) * ORDER, "as the host counts it");
 
-// Those of a lane's rows.
+// Those of a lane's rows: in registers, or in shared memory where registers have no room.
+constexpr bool CHECKS_STAY = ROWS_STAY && !FACTORED;
 struct Checks {
     Check in_registers[ROW_TILES][2];
 
     THERIA_DEVICE Check &of(int r, int half) {
-        if (ROWS_STAY)
+        if (CHECKS_STAY)
             return in_registers[r][half];
         extern __shared__ __align__(16) unsigned char memory[];
         auto *in_memory = reinterpret_cast<Check *>(memory + 2 * ORDER * ROW_BYTES + STAGES * STAGE_BYTES);
@@ -148,14 +145,12 @@ static THERIA_DEVICE void step(Sums &dq, Checks &checks, const Stay &stay, unsig
                     float y = dp[r][n].x[c], yt = dp_tangent[r][n].x[c];
                     Curved made(row, scale, s[r][n].x[c], MASKING == EVERYTHING ? y * z : y, s_tangent[r][n].x[c],
                                 MASKING == EVERYTHING ? yt * z : yt);
-                    if (CHECKED)
-                        found.add(made);
+                    found.add(made);
                     dp[r][n].x[c] = made.ds;
                     if (ORDER == 2)
                         dp_tangent[r][n].x[c] = made.ds_tangent;
                 }
-            if (CHECKED)
-                checks.of(r, half).add(found);
+            checks.of(r, half).add(found);
         }
     if (ORDER == 1) {
         add_values<WHOLE>(dq, dp, k, count);
@@ -255,7 +250,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
             }
         }
         await_copies<0>();
-        if (!CHECKED || again)
+        if (again)
             break;
         bool good = true;
 #pragma unroll
@@ -267,19 +262,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
                 if (at.row(r, half) >= f.score.t)
                     continue;
                 good = good && check.good();
-                if (ROWS_STAY) {
-                    rows[r][half].delta() += check.ds;
+                if (ROWS_STAY && REPEATS) {
+                    rows[r][half].delta() += check.ds(0);
                     if (ORDER == 2)
-                        rows[r][half].delta_tangent() += check.ds_tangent;
+                        rows[r][half].delta_tangent() += check.ds(1);
                 }
                 if (threadIdx.x % 4 == 0) {
                     Known &record = *record_of(p, at, at.row(r, half));
-                    record.delta() += check.ds;
+                    record.delta() += check.ds(0);
                     if (ORDER == 2)
-                        record.delta_tangent() += check.ds_tangent;
+                        record.delta_tangent() += check.ds(1);
                 }
             }
-        if (!__syncthreads_or(!good))
+        if (!REPEATS || !__syncthreads_or(!good))
             break;
     }
     __syncthreads();

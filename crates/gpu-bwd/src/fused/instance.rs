@@ -44,10 +44,11 @@ impl FusedSweep {
 
     /// Bytes for what a sweep finds out of its rows, two of each lane and piece, where registers have no room for it:
     /// `Checks` of `fused_queries.cu`.
-    fn checks(&self) -> u32 {
-        const CHECK: u32 = 24;
+    fn checks(&self, order: Order) -> u32 {
         let Tiling { row_tiles, .. } = self.cut.tiling;
-        if self.cut.d > 192 { 2 * CHECK * row_tiles * self.cut.tiling.threads() } else { 0 }
+        let single = self.cut.products.element() == 4;
+        let check = order.number() * if single { 4 } else { 12 };
+        if single || self.cut.d > 192 { 2 * check * row_tiles * self.cut.tiling.threads() } else { 0 }
     }
 
     /// Bytes of shared memory of a block: operands that stay, and the ring.
@@ -58,7 +59,7 @@ impl FusedSweep {
             // Q and Q′ stay; K, K′, V, V′ pass.
             Part::Jvp => (2 * rows + stages * 4 * keys) * row,
             // One operand of each kind for the first order, two for the second.
-            Part::Queries(order) => 2 * order.number() * (rows + stages * keys) * row + self.checks(),
+            Part::Queries(order) => 2 * order.number() * (rows + stages * keys) * row + self.checks(order),
             Part::Keys(order) => {
                 let record = order.number() * if self.cut.products.element() == 4 { 16 } else { 8 };
                 2 * order.number() * (rows + stages * keys) * row + stages * keys * record
