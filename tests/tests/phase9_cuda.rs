@@ -14,7 +14,7 @@ use theria_tests::{on_device, recorded_rules, wrong_kernels};
 
 /// With the shipped choices: evidence speaks for what is shipped.
 fn fused(cuda: &Cuda) -> CudaFused {
-    CudaFused::new(cuda.clone()).with_table(Table::default())
+    CudaFused::new(cuda.clone()).with_table(Table::default()).with_sweeps(Table::default())
 }
 
 fn reference(cuda: &Cuda) -> CudaRef {

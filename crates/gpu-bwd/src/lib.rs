@@ -13,7 +13,8 @@ mod rules;
 mod sources;
 mod wrong;
 
-pub use fused::CudaFused;
+pub use fused::{CudaFused, Staged, SweepOccasion};
+pub use part::{Order, Part};
 pub use reference::CudaRef;
 #[doc(hidden)]
 pub use wrong::WRONG;

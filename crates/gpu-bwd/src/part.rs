@@ -1,10 +1,14 @@
 //! The launches that rules are made of.
 
-use theria_contract::{DType, Problem};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use theria_contract::{DType, Problem, Rule};
 
 /// A launch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Part {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "part", content = "order", rename_all = "lowercase")]
+pub enum Part {
     /// O′ and μ.
     Jvp,
     /// What backward and second order know of each query before they sweep.
@@ -17,9 +21,62 @@ pub(crate) enum Part {
     Bias(Order),
 }
 
+impl Part {
+    /// The sweeps of a rule, in their order; that of the bias where its gradient is wanted.
+    pub(crate) fn sweeps_of(rule: Rule) -> &'static [Self] {
+        use Order::{First, Second};
+        match rule {
+            Rule::Forward => &[],
+            Rule::Backward => &[Self::Queries(First), Self::Keys(First), Self::Bias(First)],
+            Rule::Jvp => &[Self::Jvp],
+            Rule::SecondOrder => &[Self::Queries(Second), Self::Keys(Second), Self::Bias(Second)],
+        }
+    }
+
+    /// Of which derivative; the JVP is of none.
+    pub(crate) fn order(self) -> Option<Order> {
+        match self {
+            Self::Jvp => None,
+            Self::Statistics(order) | Self::Queries(order) | Self::Keys(order) | Self::Bias(order) => {
+                Some(order)
+            }
+        }
+    }
+
+    /// The rule that it is a launch of.
+    pub fn rule(self) -> Rule {
+        match self.order() {
+            None => Rule::Jvp,
+            Some(Order::First) => Rule::Backward,
+            Some(Order::Second) => Rule::SecondOrder,
+        }
+    }
+
+    /// The name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Jvp => "jvp",
+            Self::Statistics(_) => "statistics",
+            Self::Queries(_) => "queries",
+            Self::Keys(_) => "keys",
+            Self::Bias(_) => "bias",
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.order() {
+            None => f.write_str(self.name()),
+            Some(order) => write!(f, "{} of order {}", self.name(), order.number()),
+        }
+    }
+}
+
 /// Which derivative.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Order {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
     /// That of the backward.
     First,
     /// That of the second order.

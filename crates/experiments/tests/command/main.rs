@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod eval;
 mod surface;
+mod tune;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

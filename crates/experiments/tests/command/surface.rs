@@ -10,7 +10,7 @@ use crate::{Bench, theria};
 
 #[test]
 fn help_of_every_command_has_examples() {
-    for command in ["eval", "check", "boundary", "bench", "doctor"] {
+    for command in ["eval", "check", "boundary", "bench", "doctor", "tune"] {
         let ran = theria(&[command, "--help"]);
         assert_eq!(ran.code, 0);
         assert!(ran.out.contains("Examples:") && ran.out.contains("--json"), "{command}: {}", ran.out);
@@ -110,6 +110,9 @@ fn what_is_missing_of_cuda_is_advice_of_the_doctor_and_an_error_of_eval_and_neve
     let ran = bench.eval("case.safetensors", "out.safetensors", &["--backend", "cuda-ref"]);
     if here {
         assert_eq!((ran.code, json["cuda"]["kernels"][0]["kernel"].is_string()), (0, true), "{ran:?}");
+        let lists = ["forward", "sweeps"].map(serde_json::Value::from);
+        let tuned = json["cuda"]["tuned"].as_array().unwrap().iter();
+        assert!(tuned.map(|table| &table["list"]).eq(&lists), "{json}");
         return;
     }
     assert!(json["findings"][0]["todo"].as_str().unwrap().len() > 10, "{json}");

@@ -4,11 +4,10 @@ use theria_contract::{
     Attention, Checks, Cotangent, DType, Directions, Element, Inputs, Precision, Primal, Problem, Qkv,
     Refusal, Result, Rule, SavedView, SavedViewMut, SecondOrder, Support, Tangent,
 };
-use theria_gpu_fwd::forward::{self, Masking, Table};
-use theria_gpu_fwd::{Cuda, CudaView, CudaViewMut, CudaWorkspace, Edit, Library};
+use theria_gpu_fwd::forward::{self, Table};
+use theria_gpu_fwd::{Architecture, Cuda, CudaView, CudaViewMut, CudaWorkspace, Edit, Library};
 
-use super::FusedSweep;
-use super::choice::{for_sweep, sweeps};
+use super::{FusedSweep, SweepOccasion};
 use crate::call::Call;
 use crate::pairs::{PairKernel, Sweep};
 use crate::part::{Order, Part, Records};
@@ -23,10 +22,11 @@ const IN_TF32: &str = "a derivative of products in TF32, whose rounding is beyon
 /// Row statistics are made on plain arithmetic units, and so is a sweep for which a device has not the shared memory.
 #[derive(Debug)]
 pub struct CudaFused {
-    forward: forward::CudaFused,
-    cuda: Cuda,
+    pub(super) forward: forward::CudaFused,
+    pub(super) cuda: Cuda,
     precision: Precision,
-    sweeps: Library<FusedSweep>,
+    pub(super) table: Table<SweepOccasion>,
+    pub(super) sweeps: Library<FusedSweep>,
     pairs: Library<PairKernel>,
 }
 
@@ -34,11 +34,13 @@ impl CudaFused {
     /// On this device's memory.
     pub fn new(cuda: Cuda) -> Self {
         let device = cuda.device();
+        let table = Table::of_user(device.name(), device.architecture());
         let (sweeps, pairs) = (Library::new(device.clone()), Library::new(device.clone()));
         Self {
             forward: forward::CudaFused::new(cuda.clone()),
             cuda,
             precision: Precision::F32,
+            table,
             sweeps,
             pairs,
         }
@@ -48,6 +50,13 @@ impl CudaFused {
     #[must_use]
     pub fn with_table(mut self, table: Table) -> Self {
         self.forward = self.forward.with_table(table);
+        self
+    }
+
+    /// With these choices for sweeps over the shipped ones, in place of those that were measured on this device.
+    #[must_use]
+    pub fn with_sweeps(mut self, table: Table<SweepOccasion>) -> Self {
+        self.table = table;
         self
     }
 
@@ -85,11 +94,24 @@ impl CudaFused {
         &mut self.forward
     }
 
-    /// The sweeps that serve a launch of a problem whose rows are whole vectors, or are not; none where kernels that
-    /// take pairs do.
-    fn sweeps(&self, part: Part, problem: &Problem, vectors: bool) -> Option<Vec<FusedSweep>> {
-        let occasion = for_sweep(part, self.forward.occasion(problem, vectors)?);
-        sweeps(part, occasion, self.cuda.device().architecture())
+    /// Its choices for sweeps.
+    pub fn sweep_table(&self) -> &Table<SweepOccasion> {
+        &self.table
+    }
+
+    /// The sweeps that serve a launch of a problem whose rows are whole vectors, or are not, and heads of a section;
+    /// none where kernels that take pairs do.
+    fn sweeps(&self, part: Part, problem: &Problem, vectors: bool) -> Option<(Vec<FusedSweep>, usize)> {
+        if matches!(part, Part::Statistics(_)) {
+            return None;
+        }
+        let occasion = SweepOccasion::of(part, self.forward.occasion(problem, vectors)?);
+        let choice = self.table.choice(occasion, self.architecture());
+        Some((occasion.sweeps_by(choice, self.architecture())?, choice.section as usize))
+    }
+
+    pub(super) fn architecture(&self) -> Architecture {
+        self.cuda.device().architecture()
     }
 }
 
@@ -99,11 +121,7 @@ impl<E: Element> rules::Launches<E> for CudaFused {
     }
 
     fn launch(&self, part: Part, call: &Call<'_, '_, E>, records: Records) -> Result<()> {
-        let sweeps = match part {
-            Part::Statistics(_) => None,
-            _ => self.sweeps(part, call.problem, call.vectors),
-        };
-        let Some(sweeps) = sweeps else {
+        let Some((sweeps, section)) = self.sweeps(part, call.problem, call.vectors) else {
             let factored = E::DTYPE.size() == 4;
             let sweep = if factored { Sweep::Large } else { Sweep::Never };
             let instance = PairKernel { part, dtype: E::DTYPE, factored, sweep };
@@ -113,7 +131,6 @@ impl<E: Element> rules::Launches<E> for CudaFused {
             return unsafe { rules::launch_pairs(&self.pairs, instance, call, records) };
         };
         for sweep in sweeps {
-            let section = if sweep.cut.masking == Masking::Intervals { 16 } else { 1 };
             let grid = sweep.grid(call.problem, section);
             let blocks = match part {
                 Part::Bias(_) => call.bias_tiles(grid.tile, sweep.cut.tiling.keys as usize),

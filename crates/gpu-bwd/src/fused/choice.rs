@@ -3,24 +3,13 @@
 use std::collections::HashSet;
 
 use theria_gpu_fwd::Architecture;
-use theria_gpu_fwd::forward::{FusedForward, Load, Masking, Occasion, Products, Tiling};
+use theria_gpu_fwd::forward::{Choice, Load, Masking, Occasion, Situation as _, Tiling};
 
-use super::{FusedSweep, Makes};
+use super::{FusedSweep, SweepOccasion};
 use crate::part::{Order, Part};
 
-/// What an occasion of the forward is to a sweep: registers do not hold what a kernel needs that looks at some scores only
-/// beside two operands for one and wide heads, or beside the widest sums.
-pub(super) fn for_sweep(part: Part, occasion: Occasion) -> Occasion {
-    let Occasion { products, room, masking, .. } = occasion;
-    let narrowest = if part == Part::Keys(Order::Second) { 96 } else { 128 };
-    let split = products == Products::Split && room >= narrowest;
-    let widest = part == Part::Jvp && room > 192;
-    let looks = split || widest || matches!(part, Part::Bias(_));
-    Occasion { masking: if looks { Masking::Everything } else { masking }, ..occasion }
-}
-
 /// `[row tiles, row warps, keys, step]`, operands in registers, blocks.
-const fn tiling(numbers: [u32; 4], q_in_registers: bool, blocks: u32) -> Tiling {
+pub(super) const fn tiling(numbers: [u32; 4], q_in_registers: bool, blocks: u32) -> Tiling {
     let [row_tiles, row_warps, keys, step] = numbers;
     Tiling { row_tiles, row_warps, key_groups: 1, keys, step, stages: 2, q_in_registers, blocks }
 }
@@ -92,34 +81,17 @@ fn tilings(part: Part, occasion: Occasion) -> [Tiling; 4] {
     [first, narrow, least, Tiling { row_warps: 2, ..least }]
 }
 
-/// The sweeps of a launch on an occasion, one after the other; none where no tiling fits the device.
-pub(super) fn sweeps(part: Part, occasion: Occasion, architecture: Architecture) -> Option<Vec<FusedSweep>> {
-    let Occasion { products, room, masking, .. } = occasion;
-    // Registers do not hold both sums of wide heads.
-    let both = match part {
-        Part::Keys(Order::First) if products.element() == 2 && masking == Masking::Lengths => room <= 192,
-        Part::Keys(_) => room <= 128,
-        _ => true,
-    };
-    let makes = if both { vec![Makes::Both] } else { vec![Makes::Keys, Makes::Values] };
-    tilings(part, occasion).into_iter().find_map(|tiling| {
-        let cut = FusedForward { products, d: room, dv: room, masking, tiling };
-        let sweep = FusedSweep { part, makes: Makes::Both, cut };
-        let vectors = room * products.element() / 16;
-        let fits = sweep.shared_bytes() <= architecture.shared_memory() && vectors <= tiling.threads();
-        fits.then(|| makes.iter().map(|makes| FusedSweep { makes: *makes, ..sweep }).collect())
-    })
+/// The shipped choice: one that does not fit where none does.
+pub(super) fn shipped(occasion: SweepOccasion, architecture: Architecture) -> Choice {
+    let section = if occasion.occasion.masking == Masking::Intervals { 16 } else { 1 };
+    let choices = tilings(occasion.part, occasion.occasion).map(|tiling| Choice { tiling, section });
+    choices.into_iter().find(|choice| occasion.fits(choice, architecture)).unwrap_or(choices[3])
 }
 
 /// Every instance that the table comes to.
 pub(crate) fn all(architecture: Architecture) -> Vec<FusedSweep> {
-    let orders = [Order::First, Order::Second];
-    let swept = |order| [Part::Queries(order), Part::Keys(order), Part::Bias(order)];
-    let parts: Vec<Part> = orders.into_iter().flat_map(swept).chain([Part::Jvp]).collect();
-    let served = Occasion::all().filter(|occasion| occasion.products != Products::Tf32);
-    let mut all: Vec<FusedSweep> = served
-        .flat_map(|occasion| parts.iter().map(move |part| (*part, for_sweep(*part, occasion))))
-        .filter_map(|(part, occasion)| sweeps(part, occasion, architecture))
+    let mut all: Vec<FusedSweep> = SweepOccasion::all()
+        .filter_map(|occasion| occasion.sweeps_by(shipped(occasion, architecture), architecture))
         .flatten()
         .collect();
     let mut seen = HashSet::new();

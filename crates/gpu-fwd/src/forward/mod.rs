@@ -12,14 +12,14 @@ mod fast;
 mod fused;
 pub mod parameters;
 mod reference;
+pub mod tuning;
 pub mod verify;
 mod wrong;
 
 pub use fast::{CudaFast, FastForward, Part};
-pub use fused::{
-    Choice, CudaFused, FusedForward, Load, Masking, Occasion, Products, ROOMS, Table, Tiling, Tuned, room,
-};
+pub use fused::{Choice, CudaFused, FusedForward, Load, Masking, Occasion, Products, ROOMS, Tiling, room};
 pub use reference::{CudaRef, ReferenceForward, element_name};
+pub use tuning::{Situation, Table, Tuned};
 #[doc(hidden)]
 pub use wrong::WRONG;
 

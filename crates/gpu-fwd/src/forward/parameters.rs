@@ -144,6 +144,12 @@ pub fn whole_vectors<'a>(element: usize, tensors: impl IntoIterator<Item = &'a d
     tensors.into_iter().all(|tensor| View::of(tensor).has_whole_vectors(tensor.layout(), element))
 }
 
+/// The same of packed tensors of a problem.
+pub(super) fn packed_vectors(problem: &Problem) -> bool {
+    let shape = problem.shape();
+    [shape.d, shape.dv].into_iter().all(|width| (width * problem.dtype().size()).is_multiple_of(16))
+}
+
 /// Those of a call of the forward rule.
 pub(super) fn forward_tensors<'a, E: Element>(
     inputs: &'a Inputs<'_, Cuda, E>,
@@ -326,8 +332,17 @@ impl Fast {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use theria_contract::DType;
 
     use super::*;
+
+    #[test]
+    fn packed_rows_are_whole_vectors_where_both_widths_are() {
+        let vectors =
+            |dtype, d, dv| packed_vectors(&Problem::builder(dtype).head_dims(d, dv).build().unwrap());
+        assert!(vectors(DType::Bf16, 64, 8) && vectors(DType::F32, 20, 4));
+        assert!(!vectors(DType::Bf16, 20, 8) && !vectors(DType::F16, 64, 12) && !vectors(DType::F32, 18, 4));
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(20_000))]

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use theria_contract::{Causal, DType, Problem, ProblemBuilder};
+use theria_gpu_bwd::SweepOccasion;
+use theria_gpu_fwd::forward::{Occasion, Situation, Table};
 use theria_gpu_fwd::{Compiler, CubinCache, Device, Error};
 
 use super::super::console::{self, Console, bytes};
@@ -24,8 +26,17 @@ pub(super) struct CudaFindings {
     /// Version of NVRTC.
     compiler: Result<(u32, u32), String>,
     cache: Result<PathBuf, String>,
+    tables: Vec<Measured>,
     /// Problem, backend, kernel.
     kernels: Vec<(&'static str, &'static str, String)>,
+}
+
+/// Choices that `theria tune` made.
+struct Measured {
+    /// What they are for.
+    list: &'static str,
+    file: PathBuf,
+    choices: usize,
 }
 
 /// Problems that people have: batch, heads, length, head dimension.
@@ -50,8 +61,9 @@ impl CudaFindings {
             _ => Ok((0..count).map(open).collect::<Vec<_>>()),
         });
         let kernels = cuda::device().map(common_kernels).unwrap_or_default();
+        let tables = cuda::device().map(tables).unwrap_or_default();
         let compiler = Compiler::open().map(|compiler| compiler.version()).map_err(text);
-        Self { devices, compiler, cache: cache(), kernels }
+        Self { devices, compiler, cache: cache(), tables, kernels }
     }
 
     /// What is missing, and what to do about it.
@@ -92,6 +104,10 @@ impl CudaFindings {
             Ok(folder) => console.line(format_args!("kernels  kept in {}", folder.display()))?,
             Err(error) => console.line(format_args!("kernels  {error}"))?,
         }
+        for Measured { list, file, choices } in &self.tables {
+            console
+                .line(format_args!("tuned    {list}: {choices} measured choices in {}", file.display()))?;
+        }
         if self.kernels.is_empty() {
             return Ok(());
         }
@@ -119,6 +135,9 @@ impl CudaFindings {
                 Ok(folder) => json!({"folder": folder.display().to_string(), "writable": true}),
                 Err(error) => json!({"writable": false, "error": error}),
             },
+            "tuned": self.tables.iter().map(|Measured { list, file, choices }| {
+                json!({"list": list, "file": file.display().to_string(), "choices": choices})
+            }).collect::<Vec<_>>(),
             "kernels": self.kernels.iter().map(|(problem, backend, kernel)| {
                 json!({"problem": problem, "backend": backend, "kernel": kernel})
             }).collect::<Vec<_>>(),
@@ -173,6 +192,18 @@ fn cache() -> Result<PathBuf, String> {
         Ok(()) => Ok(folder),
         Err(source) => Err(Error::Cache { path: folder, source }.to_string()),
     }
+}
+
+/// Of the forward, and of the sweeps of the other rules.
+fn tables(device: &'static Device) -> Vec<Measured> {
+    [table::<Occasion>(device), table::<SweepOccasion>(device)].into_iter().flatten().collect()
+}
+
+/// None where there is no folder for it.
+fn table<S: Situation>(device: &Device) -> Option<Measured> {
+    let file = Table::<S>::path(device.name()).ok()?;
+    let choices = Table::<S>::of_user(device.name(), device.architecture()).len();
+    Some(Measured { list: S::LIST, file, choices })
 }
 
 fn common_kernels(device: &'static Device) -> Vec<(&'static str, &'static str, String)> {

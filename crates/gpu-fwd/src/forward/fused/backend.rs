@@ -5,10 +5,10 @@ use theria_contract::{
     SavedViewMut, Support,
 };
 
-use super::{Choice, FusedForward, Occasion, Table};
-use crate::forward::parameters::{Forward, Grid, forward_tensors, whole_vectors};
-use crate::forward::refused_on_tensor_cores;
+use super::{Choice, FusedForward, Occasion};
+use crate::forward::parameters::{Forward, Grid, forward_tensors, packed_vectors, whole_vectors};
 use crate::forward::verify::verify;
+use crate::forward::{Table, refused_on_tensor_cores};
 use crate::{Cuda, CudaWorkspace, Edit, Library};
 
 /// Fused attention on tensor cores.
@@ -69,6 +69,11 @@ impl CudaFused {
     /// What a problem is to the table; `None` where no kernel serves it.
     pub fn occasion(&self, problem: &Problem, vectors: bool) -> Option<Occasion> {
         Occasion::of(problem, vectors, self.precision, self.cuda.device().multiprocessors())
+    }
+
+    /// The same for a problem whose tensors are packed.
+    pub fn packed_occasion(&self, problem: &Problem) -> Option<Occasion> {
+        self.occasion(problem, packed_vectors(problem))
     }
 
     /// The kernel that serves a problem whose rows are whole vectors; `None` where none does.

@@ -2,12 +2,14 @@
 //!
 //! The numbers were measured on an H200 (docs/performance.md). On another device they are safe: a tiling that
 //! does not fit is made smaller. `theria tune` measures others and keeps what is faster, see
-//! [`Table`](super::Table).
+//! [`Table`](crate::forward::Table).
 
 use serde::{Deserialize, Serialize};
 
 use super::{FusedForward, Load, Masking, Occasion, Products, Tiling};
-use crate::Architecture;
+use crate::forward::Situation;
+use crate::sources::FUSED_FORWARD;
+use crate::{Architecture, KernelSpec, Source, Spec as _};
 
 /// A tiling, and how many heads are worked on together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -46,6 +48,24 @@ impl Choice {
     }
 }
 
+impl Situation for Occasion {
+    const LIST: &'static str = "forward";
+    const SUFFIX: &'static str = "";
+    const SOURCES: &'static [Source] = &[FUSED_FORWARD];
+
+    fn shipped(self, architecture: Architecture) -> Choice {
+        shipped(self, architecture)
+    }
+
+    fn fits(self, choice: &Choice, architecture: Architecture) -> bool {
+        choice.fits(self, architecture)
+    }
+
+    fn kernels(self, choice: Choice) -> Vec<KernelSpec> {
+        vec![choice.instance(self).kernel()]
+    }
+}
+
 /// `[row tiles, row warps, key groups, keys, step, stages]`, queries in registers, blocks.
 pub(super) const fn tiling(numbers: [u32; 6], q_in_registers: bool, blocks: u32) -> Tiling {
     let [row_tiles, row_warps, key_groups, keys, step, stages] = numbers;
@@ -53,7 +73,7 @@ pub(super) const fn tiling(numbers: [u32; 6], q_in_registers: bool, blocks: u32)
 }
 
 /// The shipped choice.
-pub(super) fn shipped(occasion: Occasion, architecture: Architecture) -> Choice {
+fn shipped(occasion: Occasion, architecture: Architecture) -> Choice {
     let Occasion { products, room, masking, load } = occasion;
     let half = matches!(products, Products::Bf16 | Products::F16);
     let looks = masking == Masking::Everything;

@@ -4,7 +4,6 @@ mod backend;
 mod choice;
 mod instance;
 mod occasion;
-mod table;
 mod tune;
 
 pub use backend::CudaFused;
@@ -12,5 +11,3 @@ pub use choice::Choice;
 pub(super) use choice::all;
 pub use instance::{FusedForward, Masking, Products, Tiling};
 pub use occasion::{Load, Occasion, ROOMS, room};
-pub use table::Table;
-pub use tune::Tuned;
