@@ -1,0 +1,58 @@
+//! What can go wrong above the operator.
+
+use thiserror::Error as ThisError;
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of a model or of a loop.
+#[derive(Debug, ThisError)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operator refused, or was called wrongly.
+    #[error(transparent)]
+    Attention(#[from] theria_contract::Error),
+    /// A tensor has another number of elements than what it is used as.
+    #[error("{what} has {given} elements, but {expected} are needed")]
+    Elements {
+        /// What it is used as.
+        what: &'static str,
+        /// Its elements.
+        given: usize,
+        /// Those needed.
+        expected: usize,
+    },
+    /// Two values do not fit an operation.
+    #[error("{operation} of {left:?} and {right:?} (rows, columns): {needed}")]
+    Shapes {
+        /// The operation.
+        operation: &'static str,
+        /// Rows and columns of the first.
+        left: (usize, usize),
+        /// Rows and columns of the second.
+        right: (usize, usize),
+        /// What would fit.
+        needed: &'static str,
+    },
+    /// A parameter that one of two models does not have.
+    #[error("the parameter `{name}` is missing from the model of the {model} data")]
+    Unpaired {
+        /// Its name.
+        name: String,
+        /// `support`, `query`, or `either`.
+        model: &'static str,
+    },
+    /// A parameter was given a direction by a plan in which it does not move.
+    #[error("`{0}` does not move in this plan: name it among those that tangents are taken along")]
+    Still(String),
+    /// A loss or a gradient is NaN or infinite.
+    #[error("{what} is {value} after {steps} inner steps: the loop diverges; a smaller inner rate may help")]
+    Diverged {
+        /// Loss or norm.
+        what: &'static str,
+        /// What it came to.
+        value: f64,
+        /// Steps that were made.
+        steps: usize,
+    },
+}

@@ -1,0 +1,241 @@
+//! The CPU, in f64 or f32.
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use theria_contract::{Attention, Tensor};
+use theria_reference::Real;
+
+use super::{Machine, Product, Rowwise, Sweep, Update, expect};
+use crate::Result;
+use crate::number::{Dual, Number};
+
+/// The CPU with one of its attention backends. A call takes the thread that makes it: tasks are what threads share.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Host<A, R> {
+    attention: A,
+    element: std::marker::PhantomData<fn() -> R>,
+}
+
+impl<A, R> Host<A, R> {
+    /// With this attention.
+    pub fn new(attention: A) -> Self {
+        Self { attention, element: std::marker::PhantomData }
+    }
+}
+
+/// A matrix, and its transpose where it lies transposed.
+fn matrix<R: Real>(data: &[R], rows: usize, columns: usize, transposed: bool) -> MatRef<'_, R> {
+    if transposed {
+        MatRef::from_row_major_slice(data, columns, rows).transpose()
+    } else {
+        MatRef::from_row_major_slice(data, rows, columns)
+    }
+}
+
+/// The rows of an operand that belong to row `r`.
+fn row<R>(data: &[R], rows: super::Rows, r: usize) -> &[R] {
+    let at = rows.follow.row(r) * rows.width;
+    &data[at..at + rows.width]
+}
+
+fn row_mut<R>(data: &mut [R], rows: super::Rows, r: usize) -> &mut [R] {
+    let at = rows.follow.row(r) * rows.width;
+    &mut data[at..at + rows.width]
+}
+
+/// Numbers with tangents, out of numbers and tangents.
+fn zip<R: Number>(to: &mut [Dual<R>], values: &[R], tangents: Option<&[R]>) {
+    for (n, to) in to.iter_mut().enumerate() {
+        let tangent = tangents.map_or(R::constant(0.0), |tangents| tangents[n]);
+        *to = Dual { value: values[n], tangent };
+    }
+}
+
+/// Rows of dual numbers, one for each operand.
+struct Duals<R> {
+    rows: Vec<Vec<Dual<R>>>,
+}
+
+impl<R: Number> Duals<R> {
+    fn of(sweep: &Sweep) -> Self {
+        let zero = Dual::constant(0.0);
+        Self { rows: sweep.inputs.iter().map(|rows| vec![zero; rows.width]).collect() }
+    }
+
+    fn take(&mut self, sweep: &Sweep, r: usize, x: &[&[R]], x_tangent: &[Option<&[R]>]) {
+        for (n, to) in self.rows.iter_mut().enumerate() {
+            let rows = sweep.inputs[n];
+            zip(to, row(x[n], rows, r), x_tangent[n].map(|data| row(data, rows, r)));
+        }
+    }
+
+    fn get(&self) -> Vec<&[Dual<R>]> {
+        self.rows.iter().map(Vec::as_slice).collect()
+    }
+}
+
+impl<A, R> Machine for Host<A, R>
+where
+    A: Attention<R, Storage = theria_contract::Host>,
+    R: Real + Number,
+{
+    type Element = R;
+    type Storage = theria_contract::Host;
+    type Attention = A;
+
+    fn attention(&self) -> &A {
+        &self.attention
+    }
+
+    fn multiply(&self, product: Product, a: &Tensor<R>, b: &Tensor<R>, out: &mut Tensor<R>) -> Result<()> {
+        let Product { rows, inner, columns, a_transposed, b_transposed } = product;
+        expect("the first factor", a.data().len(), rows * inner)?;
+        expect("the second factor", b.data().len(), inner * columns)?;
+        expect("the product", out.data().len(), rows * columns)?;
+        matmul(
+            MatMut::from_row_major_slice_mut(out.data_mut(), rows, columns),
+            Accum::Add,
+            matrix(a.data(), rows, inner, a_transposed),
+            matrix(b.data(), inner, columns, b_transposed),
+            Number::constant(1.0),
+            Par::Seq,
+        );
+        Ok(())
+    }
+
+    fn value<K: Rowwise>(&self, kernel: K, sweep: &Sweep, x: &[&Tensor<R>], y: &mut Tensor<R>) -> Result<()> {
+        let x: Vec<&[R]> = x.iter().map(|x| x.data()).collect();
+        let mut rows = Vec::with_capacity(x.len());
+        for r in 0..sweep.rows {
+            rows.clear();
+            rows.extend(x.iter().zip(&sweep.inputs).map(|(x, at)| row(x, *at, r)));
+            kernel.value(&rows, row_mut(y.data_mut(), sweep.output, r));
+        }
+        Ok(())
+    }
+
+    fn push<K: Rowwise>(
+        &self,
+        kernel: K,
+        sweep: &Sweep,
+        x: &[&Tensor<R>],
+        x_tangent: &[Option<&Tensor<R>>],
+        y_tangent: &mut Tensor<R>,
+    ) -> Result<()> {
+        let x: Vec<&[R]> = x.iter().map(|x| x.data()).collect();
+        let x_tangent: Vec<_> = x_tangent.iter().map(|x| x.map(Tensor::data)).collect();
+        let mut duals = Duals::of(sweep);
+        let mut made = vec![Dual::constant(0.0); sweep.output.width];
+        for r in 0..sweep.rows {
+            duals.take(sweep, r, &x, &x_tangent);
+            made.fill(Dual::constant(0.0));
+            kernel.value(&duals.get(), &mut made);
+            for (to, made) in row_mut(y_tangent.data_mut(), sweep.output, r).iter_mut().zip(&made) {
+                *to += made.tangent;
+            }
+        }
+        Ok(())
+    }
+
+    fn pull<K: Rowwise>(
+        &self,
+        kernel: K,
+        sweep: &Sweep,
+        x: &[&Tensor<R>],
+        g: &Tensor<R>,
+        into: &mut [Option<&mut Tensor<R>>],
+    ) -> Result<()> {
+        let x: Vec<&[R]> = x.iter().map(|x| x.data()).collect();
+        for r in 0..sweep.rows {
+            let rows: Vec<&[R]> = x.iter().zip(&sweep.inputs).map(|(x, at)| row(x, *at, r)).collect();
+            let mut into: Vec<Option<&mut [R]>> = into
+                .iter_mut()
+                .zip(&sweep.inputs)
+                .map(|(into, at)| into.as_mut().map(|into| row_mut(into.data_mut(), *at, r)))
+                .collect();
+            kernel.pull(&rows, row(g.data(), sweep.output, r), &mut into);
+        }
+        Ok(())
+    }
+
+    fn pull_tangent<K: Rowwise>(
+        &self,
+        kernel: K,
+        sweep: &Sweep,
+        x: &[&Tensor<R>],
+        x_tangent: &[Option<&Tensor<R>>],
+        g: &Tensor<R>,
+        g_tangent: Option<&Tensor<R>>,
+        into: &mut [Option<&mut Tensor<R>>],
+    ) -> Result<()> {
+        let x: Vec<&[R]> = x.iter().map(|x| x.data()).collect();
+        let x_tangent: Vec<_> = x_tangent.iter().map(|x| x.map(Tensor::data)).collect();
+        let zero = Dual::constant(0.0);
+        let (mut duals, mut cotangent) = (Duals::of(sweep), vec![zero; sweep.output.width]);
+        let mut made: Vec<Option<Vec<Dual<R>>>> = into
+            .iter()
+            .zip(&sweep.inputs)
+            .map(|(into, at)| into.is_some().then(|| vec![zero; at.width]))
+            .collect();
+        for r in 0..sweep.rows {
+            duals.take(sweep, r, &x, &x_tangent);
+            let tangent = g_tangent.map(|g| row(g.data(), sweep.output, r));
+            zip(&mut cotangent, row(g.data(), sweep.output, r), tangent);
+            for made in made.iter_mut().flatten() {
+                made.fill(zero);
+            }
+            let mut lent: Vec<_> = made.iter_mut().map(|made| made.as_deref_mut()).collect();
+            kernel.pull(&duals.get(), &cotangent, &mut lent);
+            for ((into, made), at) in into.iter_mut().zip(&made).zip(&sweep.inputs) {
+                if let (Some(into), Some(made)) = (into, made) {
+                    for (to, made) in row_mut(into.data_mut(), *at, r).iter_mut().zip(made) {
+                        *to += made.tangent;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn update<K: Update>(&self, kernel: K, state: &mut [&mut Tensor<R>], read: &[&Tensor<R>]) -> Result<()> {
+        let count = state.first().map_or(0, |first| first.data().len());
+        for given in state.iter().map(|x| x.data().len()).chain(read.iter().map(|x| x.data().len())) {
+            expect("an operand of an update", given, count)?;
+        }
+        let zero = <R as Number>::constant(0.0);
+        let (mut numbers, mut numbers_read) = (vec![zero; state.len()], vec![zero; read.len()]);
+        for n in 0..count {
+            for (to, from) in numbers.iter_mut().zip(state.iter()) {
+                *to = from.data()[n];
+            }
+            for (to, from) in numbers_read.iter_mut().zip(read) {
+                *to = from.data()[n];
+            }
+            kernel.update(&mut numbers, &numbers_read);
+            for (to, from) in state.iter_mut().zip(&numbers) {
+                to.data_mut()[n] = *from;
+            }
+        }
+        Ok(())
+    }
+
+    fn fill(&self, tensor: &mut Tensor<R>, value: f64) -> Result<()> {
+        tensor.data_mut().fill(<R as Number>::constant(value));
+        Ok(())
+    }
+
+    fn copy(&self, from: &Tensor<R>, to: &mut Tensor<R>) -> Result<()> {
+        expect("a copy", to.data().len(), from.data().len())?;
+        to.data_mut().copy_from_slice(from.data());
+        Ok(())
+    }
+
+    fn sum(&self, x: &Tensor<R>) -> Result<f64> {
+        Ok(x.data().iter().map(|x| Number::value(*x)).sum())
+    }
+
+    fn dot(&self, x: &Tensor<R>, y: &Tensor<R>) -> Result<f64> {
+        expect("the second factor", y.data().len(), x.data().len())?;
+        Ok(x.data().iter().zip(y.data()).map(|(x, y)| Number::value(*x) * Number::value(*y)).sum())
+    }
+}

@@ -1,0 +1,189 @@
+//! Where a model lives, and what it is computed by.
+//!
+//! A machine has memory, attention, and four primitives: products of matrices, functions of rows, updates of
+//! elements, inner products. Operations are written on these once, so that a machine that has them has every model.
+//!
+//! Tensors are packed here, and a matrix is its rows one after the other: what `[B, T, H, D]` is to attention is a
+//! matrix of `B·T` rows and `H·D` columns to a product.
+
+mod host;
+
+use std::fmt;
+
+use theria_contract::{Attention, Element, Storage};
+
+use crate::number::Number;
+use crate::{Error, Result};
+
+pub use host::Host;
+
+/// A tensor of a machine.
+pub type TensorOf<M> = <<M as Machine>::Storage as Storage>::Tensor<<M as Machine>::Element>;
+
+/// A product of two matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Product {
+    /// Rows of the result.
+    pub rows: usize,
+    /// Columns of the first factor and rows of the second one, as they are multiplied.
+    pub inner: usize,
+    /// Columns of the result.
+    pub columns: usize,
+    /// Whether the first factor lies transposed in memory.
+    pub a_transposed: bool,
+    /// Whether the second factor does.
+    pub b_transposed: bool,
+}
+
+/// Which row of an operand belongs to row `r` of a function of rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Follow {
+    /// Row `r / n`: `n` rows share one. A gradient of it is a sum over them, and so is a result.
+    Shared(usize),
+    /// Row `r % n`: rows take turns, as positions do.
+    Cyclic(usize),
+}
+
+impl Follow {
+    /// A row of its own.
+    pub const OWN: Self = Self::Shared(1);
+
+    /// The row that belongs to row `r`.
+    pub fn row(self, r: usize) -> usize {
+        match self {
+            Self::Shared(n) => r / n,
+            Self::Cyclic(n) => r % n,
+        }
+    }
+}
+
+/// A function of rows: of one row of each operand, to one row of the result.
+pub trait Rowwise: Copy + fmt::Debug + Send + Sync + 'static {
+    /// The name, for messages.
+    const NAME: &'static str;
+
+    /// Adds the result to `y`.
+    fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]);
+
+    /// Pulls a cotangent back, and adds it to those of the operands that are wanted.
+    fn pull<N: Number>(&self, x: &[&[N]], g: &[N], into: &mut [Option<&mut [N]>]);
+}
+
+/// Rows of an operand: how long they are, and whose they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rows {
+    /// Elements of a row.
+    pub width: usize,
+    /// Which of them belongs to which row of the function.
+    pub follow: Follow,
+}
+
+/// The geometry of a function of rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sweep {
+    /// Rows that are gone through.
+    pub rows: usize,
+    /// Of each operand.
+    pub inputs: Vec<Rows>,
+    /// Of the result.
+    pub output: Rows,
+}
+
+/// A change of numbers in place, element by element: a step of an optimiser, or its pull-back.
+pub trait Update: Copy + fmt::Debug + Send + Sync + 'static {
+    /// Changes `state` by what is read.
+    fn update<N: Number>(&self, state: &mut [N], read: &[N]);
+}
+
+/// Memory, attention, and the primitives that operations are written on.
+pub trait Machine: Sized {
+    /// What it computes in.
+    type Element: Element<Acc = Self::Element>;
+    /// Where tensors lie.
+    type Storage: Storage;
+    /// Attention on this memory.
+    type Attention: Attention<Self::Element, Storage = Self::Storage>;
+
+    /// Its attention.
+    fn attention(&self) -> &Self::Attention;
+
+    /// Its memory.
+    fn storage(&self) -> &Self::Storage {
+        self.attention().storage()
+    }
+
+    /// `out += a · b`.
+    fn multiply(
+        &self,
+        product: Product,
+        a: &TensorOf<Self>,
+        b: &TensorOf<Self>,
+        out: &mut TensorOf<Self>,
+    ) -> Result<()>;
+
+    /// Adds a function of rows to `y`.
+    fn value<K: Rowwise>(
+        &self,
+        kernel: K,
+        sweep: &Sweep,
+        x: &[&TensorOf<Self>],
+        y: &mut TensorOf<Self>,
+    ) -> Result<()>;
+
+    /// Adds its push-forward to `y_tangent`: operands without a tangent do not move.
+    fn push<K: Rowwise>(
+        &self,
+        kernel: K,
+        sweep: &Sweep,
+        x: &[&TensorOf<Self>],
+        x_tangent: &[Option<&TensorOf<Self>>],
+        y_tangent: &mut TensorOf<Self>,
+    ) -> Result<()>;
+
+    /// Adds its pull-back of `g` to the cotangents that are wanted.
+    fn pull<K: Rowwise>(
+        &self,
+        kernel: K,
+        sweep: &Sweep,
+        x: &[&TensorOf<Self>],
+        g: &TensorOf<Self>,
+        into: &mut [Option<&mut TensorOf<Self>>],
+    ) -> Result<()>;
+
+    /// Adds the tangent of its pull-back to the tangents of cotangents that are wanted.
+    fn pull_tangent<K: Rowwise>(
+        &self,
+        kernel: K,
+        sweep: &Sweep,
+        x: &[&TensorOf<Self>],
+        x_tangent: &[Option<&TensorOf<Self>>],
+        g: &TensorOf<Self>,
+        g_tangent: Option<&TensorOf<Self>>,
+        into: &mut [Option<&mut TensorOf<Self>>],
+    ) -> Result<()>;
+
+    /// Changes tensors of one size, element by element.
+    fn update<K: Update>(
+        &self,
+        kernel: K,
+        state: &mut [&mut TensorOf<Self>],
+        read: &[&TensorOf<Self>],
+    ) -> Result<()>;
+
+    /// Fills a tensor.
+    fn fill(&self, tensor: &mut TensorOf<Self>, value: f64) -> Result<()>;
+
+    /// Copies a tensor into another of the same size.
+    fn copy(&self, from: &TensorOf<Self>, to: &mut TensorOf<Self>) -> Result<()>;
+
+    /// Σ x, summed in f64.
+    fn sum(&self, x: &TensorOf<Self>) -> Result<f64>;
+
+    /// Σ x·y, summed in f64.
+    fn dot(&self, x: &TensorOf<Self>, y: &TensorOf<Self>) -> Result<f64>;
+}
+
+/// An error unless a tensor has as many elements.
+fn expect(what: &'static str, given: usize, expected: usize) -> Result<()> {
+    if given == expected { Ok(()) } else { Err(Error::Elements { what, given, expected }) }
+}

@@ -1,0 +1,319 @@
+//! A learner adapts some parameters of a model to a task, and says how the loss after that depends on where it began.
+//!
+//! ```text
+//! θ_{k+1} = step(θ_k, ∇L_s(θ_k))     k = 0 … K-1          F = L_q(θ_K)
+//! λ_K     = ∇L_q(θ_K)
+//! λ_k     = λ_{k+1} + H_k γ_k                             γ_k: the step's pull-back of λ_{k+1}
+//! ∂F/∂φ  += (∂²L_s/∂φ∂θ)ᵀ γ_k                             φ: parameters that are not adapted
+//! ∂F/∂α_k: the step's pull-back, too
+//! ```
+//!
+//! H γ and the mixed product come of one sweep: the tangent of the gradient along γ. What is kept of the way forward is
+//! θ_k, and what the optimiser remembered.
+
+use theria_contract::{Layout, Storage};
+
+use super::Optimiser;
+use super::optimiser::{PullStep, Step};
+use crate::graph::{Model, Plan, ValueId};
+use crate::machine::{Machine, TensorOf, Update};
+use crate::number::Number;
+use crate::{Error, Result};
+
+/// The loop that adapts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Inner {
+    /// Its steps, K.
+    pub steps: usize,
+    /// What makes a step of a gradient.
+    pub optimiser: Optimiser,
+    /// The rate of each adapted parameter.
+    pub rates: Vec<f64>,
+}
+
+/// How much of the way is differentiated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// All of it: the gradient.
+    Full,
+    /// The last steps, as many. None is [`Mode::FirstOrder`], all are [`Mode::Full`], bit by bit.
+    Truncated(usize),
+    /// None: what was adapted counts as where it began. Asks for no rule beyond the backward.
+    FirstOrder,
+}
+
+/// What an adaptation came to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Adapted {
+    /// The loss on the task's own data before the first step; that of the query for no steps.
+    pub before: f64,
+    /// The loss on the query after the last one.
+    pub after: f64,
+}
+
+/// What is kept of a step: for each adapted parameter θ_k, g_k, and the memories after it.
+struct Kept<M: Machine> {
+    theta: Vec<TensorOf<M>>,
+    gradient: Vec<TensorOf<M>>,
+    memories: Vec<Vec<TensorOf<M>>>,
+}
+
+/// A parameter in the two models of a learner.
+#[derive(Clone, Copy, Debug)]
+struct Pair {
+    support: ValueId,
+    query: ValueId,
+}
+
+/// A model of a task's own data and one of its query, with the same parameters, and everything that a meta-gradient
+/// needs.
+pub struct Learner<M: Machine> {
+    support: Model<M>,
+    query: Model<M>,
+    adapted: Vec<Pair>,
+    still: Vec<Pair>,
+    on_support: Plan,
+    on_query: Plan,
+    second: Plan,
+    way: Vec<Kept<M>>,
+    lambda: Vec<TensorOf<M>>,
+    gamma: Vec<TensorOf<M>>,
+    of_rate: Vec<TensorOf<M>>,
+    cotangents: Vec<Vec<TensorOf<M>>>,
+    of_still: Vec<TensorOf<M>>,
+    rates: Vec<f64>,
+}
+
+/// `state += weight · read`.
+#[derive(Clone, Copy, Debug)]
+struct Plus(f64);
+
+impl Update for Plus {
+    fn update<N: Number>(&self, state: &mut [N], read: &[N]) {
+        state[0] += N::constant(self.0) * read[0];
+    }
+}
+
+/// A tensor as large as a value, for sums; zero.
+fn like<M: Machine>(machine: &M, model: &Model<M>, value: ValueId) -> Result<TensorOf<M>> {
+    let (rows, columns) = model.shape(value);
+    Ok(machine.storage().allocate(Layout::contiguous([1, 1, rows, columns])?)?)
+}
+
+impl<M: Machine> Learner<M> {
+    /// A learner that adapts these parameters, and no others. Both models have the same parameters.
+    pub fn new(machine: &M, support: Model<M>, query: Model<M>, adapted: &[&str]) -> Result<Self> {
+        let mut pairs = Vec::new();
+        for (name, value) in support.parameters() {
+            let other = query.parameters().find(|(other, _)| *other == name).map(|(_, value)| value);
+            let Some(other) = other else {
+                return Err(Error::Unpaired { name: name.to_owned(), model: "query" });
+            };
+            if support.shape(value) != query.shape(other) {
+                let (left, right) = (support.shape(value), query.shape(other));
+                return Err(Error::Shapes {
+                    operation: "parameter",
+                    left,
+                    right,
+                    needed: "one shape in both models",
+                });
+            }
+            pairs.push((name.to_owned(), Pair { support: value, query: other }));
+        }
+        let known = |name: &str| pairs.iter().any(|(other, _)| other == name);
+        let only = query.parameters().find(|(name, _)| !known(name)).map(|(name, _)| name.to_owned());
+        if let Some(name) = only {
+            return Err(Error::Unpaired { name, model: "support" });
+        }
+        if let Some(name) = adapted.iter().find(|name| !known(name)) {
+            return Err(Error::Unpaired { name: (*name).to_owned(), model: "either" });
+        }
+        let of = |wanted: bool| {
+            let mine = |(name, _): &&(String, Pair)| adapted.contains(&name.as_str()) == wanted;
+            pairs.iter().filter(mine).map(|(_, pair)| *pair).collect::<Vec<_>>()
+        };
+        let (adapted, still) = (of(true), of(false));
+        let supports = |pairs: &[Pair]| pairs.iter().map(|pair| pair.support).collect::<Vec<_>>();
+        let all: Vec<ValueId> = [supports(&adapted), supports(&still)].concat();
+        let queries: Vec<ValueId> = adapted.iter().chain(&still).map(|pair| pair.query).collect();
+        let tensors = |pairs: &[Pair]| -> Result<Vec<_>> {
+            pairs.iter().map(|pair| like(machine, &support, pair.support)).collect()
+        };
+        Ok(Self {
+            on_support: support.plan(&supports(&adapted), &[]),
+            on_query: query.plan(&queries, &[]),
+            second: support.plan(&all, &supports(&adapted)),
+            way: Vec::new(),
+            lambda: tensors(&adapted)?,
+            gamma: tensors(&adapted)?,
+            of_rate: tensors(&adapted)?,
+            cotangents: Vec::new(),
+            of_still: tensors(&still)?,
+            rates: vec![0.0; adapted.len()],
+            support,
+            query,
+            adapted,
+            still,
+        })
+    }
+
+    /// The model of the task's own data, to be given them.
+    pub fn support_mut(&mut self) -> &mut Model<M> {
+        &mut self.support
+    }
+
+    /// The model of the query, to be given its data.
+    pub fn query_mut(&mut self) -> &mut Model<M> {
+        &mut self.query
+    }
+
+    /// The names of parameters: those that are adapted, then the others. Gradients come in this order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let name = |pair: &Pair| self.support.parameters().find(|(_, value)| *value == pair.support);
+        self.adapted.iter().chain(&self.still).filter_map(move |pair| Some(name(pair)?.0))
+    }
+
+    /// The gradients that were computed last, in the order of [`Learner::names`].
+    pub fn gradients(&self) -> impl Iterator<Item = &TensorOf<M>> {
+        self.lambda.iter().chain(&self.of_still)
+    }
+
+    /// The gradients of the rates that were computed last.
+    pub fn rate_gradients(&self) -> &[f64] {
+        &self.rates
+    }
+
+    /// Adapts from these parameters, in the order of [`Learner::names`], and computes the gradient of the loss after that
+    /// with respect to them.
+    pub fn meta_gradient(
+        &mut self,
+        machine: &M,
+        start: &[&TensorOf<M>],
+        inner: &Inner,
+        mode: Mode,
+    ) -> Result<Adapted> {
+        let expected = self.adapted.len() + self.still.len();
+        if start.len() != expected {
+            return Err(Error::Elements { what: "a start", given: start.len(), expected });
+        }
+        if inner.rates.len() != self.adapted.len() {
+            let (given, expected) = (inner.rates.len(), self.adapted.len());
+            return Err(Error::Elements { what: "a list of inner rates", given, expected });
+        }
+        for (pair, from) in self.adapted.iter().chain(&self.still).zip(start) {
+            machine.copy(from, self.support.tensor_mut(pair.support))?;
+            machine.copy(from, self.query.tensor_mut(pair.query))?;
+        }
+        let before = self.adapt(machine, inner)?;
+        self.query.gradient(machine, &self.on_query)?;
+        for (pair, lambda) in self.adapted.iter().zip(&mut self.lambda) {
+            machine.copy(self.query.gradient_of(pair.query), lambda)?;
+        }
+        for (pair, of_still) in self.still.iter().zip(&mut self.of_still) {
+            machine.copy(self.query.gradient_of(pair.query), of_still)?;
+        }
+        let after = finite("the query's loss", self.query.loss(machine)?, inner.steps)?;
+        let steps = match mode {
+            Mode::Full => inner.steps,
+            Mode::Truncated(last) => last.min(inner.steps),
+            Mode::FirstOrder => 0,
+        };
+        self.rates.fill(0.0);
+        self.make_cotangents(machine, inner.optimiser)?;
+        for k in (0..inner.steps).rev() {
+            self.pull_step(machine, inner, k)?;
+            // Before the last steps λ goes on as it is; the rates' gradients are made of it all the same.
+            if k >= inner.steps - steps {
+                self.add_hessian(machine, k)?;
+            }
+        }
+        Ok(Adapted { before: before.unwrap_or(after), after })
+    }
+
+    /// Goes all steps, keeps what is needed of them, and leaves the last θ in the model of the query.
+    fn adapt(&mut self, machine: &M, inner: &Inner) -> Result<Option<f64>> {
+        let memories = inner.optimiser.memories();
+        let fits = |kept: &Kept<M>| kept.memories.iter().all(|all| all.len() == memories);
+        if !self.way.iter().all(fits) {
+            self.way.clear();
+        }
+        while self.way.len() < inner.steps {
+            let of = |pair: &Pair| like(machine, &self.support, pair.support);
+            let tensors = || self.adapted.iter().map(of).collect::<Result<Vec<_>>>();
+            let many = |pair: &Pair| (0..memories).map(|_| of(pair)).collect::<Result<Vec<_>>>();
+            let memories = self.adapted.iter().map(many).collect::<Result<Vec<_>>>()?;
+            self.way.push(Kept { theta: tensors()?, gradient: tensors()?, memories });
+        }
+        let mut before = None;
+        for k in 0..inner.steps {
+            self.support.gradient(machine, &self.on_support)?;
+            if k == 0 {
+                before = Some(finite("the loss", self.support.loss(machine)?, k)?);
+            }
+            for (n, pair) in self.adapted.iter().enumerate() {
+                let (earlier, rest) = self.way.split_at_mut(k);
+                let kept = &mut rest[0];
+                machine.copy(self.support.tensor(pair.support), &mut kept.theta[n])?;
+                machine.copy(self.support.gradient_of(pair.support), &mut kept.gradient[n])?;
+                for (m, memory) in kept.memories[n].iter_mut().enumerate() {
+                    match earlier.last() {
+                        Some(last) => machine.copy(&last.memories[n][m], memory)?,
+                        None => machine.fill(memory, 0.0)?,
+                    }
+                }
+                let step = Step { optimiser: inner.optimiser, rate: inner.rates[n], step: k };
+                let mut state = vec![self.support.tensor_mut(pair.support)];
+                state.extend(kept.memories[n].iter_mut());
+                machine.update(step, &mut state, &[&kept.gradient[n]])?;
+            }
+        }
+        for pair in &self.adapted {
+            machine.copy(self.support.tensor(pair.support), self.query.tensor_mut(pair.query))?;
+        }
+        Ok(before)
+    }
+
+    /// Cotangents of what the optimiser remembers, zero.
+    fn make_cotangents(&mut self, machine: &M, optimiser: Optimiser) -> Result<()> {
+        let memories = optimiser.memories();
+        if self.cotangents.first().is_none_or(|all| all.len() != memories) {
+            let many =
+                |pair: &Pair| (0..memories).map(|_| like(machine, &self.support, pair.support)).collect();
+            self.cotangents = self.adapted.iter().map(many).collect::<Result<_>>()?;
+        }
+        self.cotangents.iter_mut().flatten().try_for_each(|tensor| machine.fill(tensor, 0.0))
+    }
+
+    /// γ_k of λ_{k+1}, and what it adds to the gradients of the rates.
+    fn pull_step(&mut self, machine: &M, inner: &Inner, k: usize) -> Result<()> {
+        let kept = &self.way[k];
+        for n in 0..self.adapted.len() {
+            let step = Step { optimiser: inner.optimiser, rate: inner.rates[n], step: k };
+            let mut state = vec![&mut self.gamma[n], &mut self.of_rate[n]];
+            state.extend(self.cotangents[n].iter_mut());
+            let mut read = vec![&self.lambda[n], &kept.gradient[n]];
+            read.extend(&kept.memories[n]);
+            machine.update(PullStep(step), &mut state, &read)?;
+            self.rates[n] += machine.sum(&self.of_rate[n])?;
+        }
+        Ok(())
+    }
+
+    /// λ_k and ∂F/∂φ of γ_k: the tangent of the gradient at θ_k along it.
+    fn add_hessian(&mut self, machine: &M, k: usize) -> Result<()> {
+        for (n, pair) in self.adapted.iter().enumerate() {
+            machine.copy(&self.way[k].theta[n], self.support.tensor_mut(pair.support))?;
+            machine.copy(&self.gamma[n], self.support.direction_mut(machine, &self.second, pair.support)?)?;
+        }
+        self.support.gradient_tangent(machine, &self.second)?;
+        let sums = self.adapted.iter().zip(&mut self.lambda).chain(self.still.iter().zip(&mut self.of_still));
+        for (pair, sum) in sums {
+            machine.update(Plus(1.0), &mut [sum], &[self.support.gradient_tangent_of(pair.support)])?;
+        }
+        Ok(())
+    }
+}
+
+fn finite(what: &'static str, value: f64, steps: usize) -> Result<f64> {
+    if value.is_finite() { Ok(value) } else { Err(Error::Diverged { what, value, steps }) }
+}

@@ -1,0 +1,102 @@
+//! Losses: one number for all rows.
+
+use crate::graph::{Graph, ValueId};
+use crate::machine::{Follow, Machine, Rowwise};
+use crate::number::Number;
+use crate::{Error, Result};
+
+/// `weight · Σ (y - target)²`.
+#[derive(Clone, Copy, Debug)]
+struct SquaredError {
+    weight: f64,
+}
+
+impl Rowwise for SquaredError {
+    const NAME: &'static str = "squared error";
+
+    fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]) {
+        for (a, target) in x[0].iter().zip(x[1]) {
+            y[0] += N::constant(self.weight) * (*a - *target) * (*a - *target);
+        }
+    }
+
+    fn pull<N: Number>(&self, x: &[&[N]], g: &[N], into: &mut [Option<&mut [N]>]) {
+        let slope = |n: usize| N::constant(2.0 * self.weight) * (x[0][n] - x[1][n]) * g[0];
+        if let Some(into) = &mut into[0] {
+            for (n, to) in into.iter_mut().enumerate() {
+                *to += slope(n);
+            }
+        }
+        if let Some(into) = &mut into[1] {
+            for (n, to) in into.iter_mut().enumerate() {
+                *to += -slope(n);
+            }
+        }
+    }
+}
+
+/// `weight · Σ (logsumexp(logits) - logits[class])`, the class being a number.
+#[derive(Clone, Copy, Debug)]
+struct CrossEntropy {
+    weight: f64,
+}
+
+impl CrossEntropy {
+    /// exp(logits - m) and their sum, m being the largest.
+    fn exponentials<N: Number>(logits: &[N]) -> (f64, Vec<N>, N) {
+        let largest = logits.iter().map(|x| x.value()).fold(f64::NEG_INFINITY, f64::max);
+        let all: Vec<N> = logits.iter().map(|x| (*x - N::constant(largest)).exp()).collect();
+        let sum = all.iter().fold(N::constant(0.0), |sum, x| sum + *x);
+        (largest, all, sum)
+    }
+
+    /// The class of a row; none if the number names none, and the loss is NaN.
+    fn class<N: Number>(x: &[&[N]]) -> Option<usize> {
+        let class = x[1][0].value();
+        (class >= 0.0 && class.fract() == 0.0 && class < x[0].len() as f64).then_some(class as usize)
+    }
+}
+
+impl Rowwise for CrossEntropy {
+    const NAME: &'static str = "cross-entropy";
+
+    fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]) {
+        let (largest, _, sum) = Self::exponentials(x[0]);
+        let hit = Self::class(x).map_or(N::constant(f64::NAN), |class| x[0][class]);
+        y[0] += N::constant(self.weight) * (sum.ln() + N::constant(largest) - hit);
+    }
+
+    fn pull<N: Number>(&self, x: &[&[N]], g: &[N], into: &mut [Option<&mut [N]>]) {
+        let (_, all, sum) = Self::exponentials(x[0]);
+        let class = Self::class(x);
+        if let Some(into) = &mut into[0] {
+            for (n, to) in into.iter_mut().enumerate() {
+                let hit = N::constant(if Some(n) == class { 1.0 } else { 0.0 });
+                *to += N::constant(self.weight) * g[0] * (all[n] / sum - hit);
+            }
+        }
+    }
+}
+
+impl<M: Machine> Graph<M> {
+    /// `weight · Σ (y - target)²` over all elements.
+    pub fn squared_error(&mut self, y: ValueId, target: ValueId, weight: f64) -> Result<ValueId> {
+        let (left, right) = (self.shape(y), self.shape(target));
+        if left != right {
+            return Err(Error::Shapes { operation: "squared error", left, right, needed: "one shape" });
+        }
+        let inputs = [(y, Follow::OWN), (target, Follow::OWN)];
+        Ok(self.mapped(SquaredError { weight }, false, &inputs, (1, Follow::Shared(left.0.max(1)))))
+    }
+
+    /// `weight · Σ` of the cross-entropies of rows of logits and classes: numbers from 0, one for each row.
+    pub fn cross_entropy(&mut self, logits: ValueId, classes: ValueId, weight: f64) -> Result<ValueId> {
+        let (left, right) = (self.shape(logits), self.shape(classes));
+        if right != (left.0, 1) {
+            let needed = "one class for each row";
+            return Err(Error::Shapes { operation: "cross-entropy", left, right, needed });
+        }
+        let inputs = [(logits, Follow::OWN), (classes, Follow::OWN)];
+        Ok(self.mapped(CrossEntropy { weight }, false, &inputs, (1, Follow::Shared(left.0.max(1)))))
+    }
+}

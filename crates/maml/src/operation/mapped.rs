@@ -1,0 +1,125 @@
+//! Functions of rows as operations.
+
+use super::{Into, Operation, Second};
+use crate::Result;
+use crate::graph::{Graph, ValueId};
+use crate::machine::{Follow, Machine, Rows, Rowwise, Sweep, TensorOf};
+use crate::number::Number;
+
+/// A function of rows, and whose rows.
+#[derive(Debug)]
+pub(super) struct Mapped<K> {
+    pub(super) kernel: K,
+    pub(super) sweep: Sweep,
+    /// Whether it is linear in all its operands together.
+    pub(super) linear: bool,
+}
+
+impl<M: Machine, K: Rowwise> Operation<M> for Mapped<K> {
+    fn name(&self) -> &'static str {
+        K::NAME
+    }
+
+    fn is_linear(&self) -> bool {
+        self.linear
+    }
+
+    fn value(&mut self, machine: &M, x: &[&TensorOf<M>], y: &mut TensorOf<M>) -> Result<()> {
+        machine.value(self.kernel, &self.sweep, x, y)
+    }
+
+    fn push(
+        &mut self,
+        machine: &M,
+        x: &[&TensorOf<M>],
+        x_tangent: &[Option<&TensorOf<M>>],
+        _y: &TensorOf<M>,
+        y_tangent: &mut TensorOf<M>,
+    ) -> Result<()> {
+        machine.push(self.kernel, &self.sweep, x, x_tangent, y_tangent)
+    }
+
+    fn pull(
+        &mut self,
+        machine: &M,
+        x: &[&TensorOf<M>],
+        _y: &TensorOf<M>,
+        g: &TensorOf<M>,
+        into: &mut Into<'_, M>,
+    ) -> Result<()> {
+        machine.pull(self.kernel, &self.sweep, x, g, into)
+    }
+
+    fn pull_tangent(
+        &mut self,
+        machine: &M,
+        at: &Second<'_, M>,
+        into: &mut Into<'_, M>,
+        first: &mut Into<'_, M>,
+    ) -> Result<()> {
+        if let Some(g) = at.g
+            && first.iter().any(Option::is_some)
+        {
+            machine.pull(self.kernel, &self.sweep, at.x, g, first)?;
+        }
+        match (at.g, at.g_tangent) {
+            // Linear in the cotangent and in nothing else: its tangent is pulled back as it is.
+            (_, Some(g_tangent)) if self.linear => {
+                machine.pull(self.kernel, &self.sweep, at.x, g_tangent, into)
+            }
+            (Some(g), g_tangent) => {
+                machine.pull_tangent(self.kernel, &self.sweep, at.x, at.x_tangent, g, g_tangent, into)
+            }
+            (None, Some(g_tangent)) => machine.pull(self.kernel, &self.sweep, at.x, g_tangent, into),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// The same rows.
+#[derive(Clone, Copy, Debug)]
+struct Copied;
+
+impl Rowwise for Copied {
+    const NAME: &'static str = "copy";
+
+    fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]) {
+        for (y, x) in y.iter_mut().zip(x[0]) {
+            *y += *x;
+        }
+    }
+
+    fn pull<N: Number>(&self, _x: &[&[N]], g: &[N], into: &mut [Option<&mut [N]>]) {
+        for (to, g) in into[0].iter_mut().flat_map(|into| into.iter_mut()).zip(g) {
+            *to += *g;
+        }
+    }
+}
+
+/// A copy of a matrix, for whom it has to be alone.
+pub(crate) fn copy<M: Machine>(rows: usize, columns: usize) -> Box<dyn Operation<M>> {
+    let own = Rows { width: columns, follow: Follow::OWN };
+    Box::new(Mapped { kernel: Copied, sweep: Sweep { rows, inputs: vec![own], output: own }, linear: true })
+}
+
+impl<M: Machine> Graph<M> {
+    /// A function of rows of values whose rows go along with those of the first one.
+    pub(super) fn mapped<K: Rowwise>(
+        &mut self,
+        kernel: K,
+        linear: bool,
+        inputs: &[(ValueId, Follow)],
+        output: (usize, Follow),
+    ) -> ValueId {
+        let rows = self.shape(inputs[0].0).0;
+        let at = |(value, follow): &(ValueId, Follow)| Rows { width: self.shape(*value).1, follow: *follow };
+        let sweep = Sweep {
+            rows,
+            inputs: inputs.iter().map(at).collect(),
+            output: Rows { width: output.0, follow: output.1 },
+        };
+        let made = if rows == 0 { 0 } else { output.1.row(rows - 1) + 1 };
+        let values = inputs.iter().map(|(value, _)| *value).collect();
+        self.add(Box::new(Mapped { kernel, sweep, linear }), values, (made, output.0))
+    }
+}

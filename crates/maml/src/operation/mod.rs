@@ -1,0 +1,93 @@
+//! Operations: each gives its value, its pull-back, its push-forward, and the tangent of its pull-back.
+//!
+//! A function of rows is one file with two functions, see [`Rowwise`](crate::machine::Rowwise): the other two rules are
+//! the same lines on dual numbers. Products and attention say their rules themselves.
+
+mod attention;
+mod losses;
+mod mapped;
+mod multiply;
+mod normalise;
+mod sums;
+mod units;
+
+use std::fmt;
+
+use crate::Result;
+use crate::machine::{Machine, TensorOf};
+
+pub use attention::Heads;
+pub(crate) use mapped::copy;
+
+/// What the tangent of a pull-back is made of.
+pub struct Second<'a, M: Machine> {
+    /// Operands.
+    pub x: &'a [&'a TensorOf<M>],
+    /// Their tangents, of those that move.
+    pub x_tangent: &'a [Option<&'a TensorOf<M>>],
+    /// The result.
+    pub y: &'a TensorOf<M>,
+    /// Its tangent, if an operand moves.
+    pub y_tangent: Option<&'a TensorOf<M>>,
+    /// The cotangent of the result, if [`Operation::reads_cotangent`] or a pull-back is wanted.
+    pub g: Option<&'a TensorOf<M>>,
+    /// Its tangent; none is zero.
+    pub g_tangent: Option<&'a TensorOf<M>>,
+}
+
+/// Places for cotangents of operands, of those that are wanted.
+pub type Into<'a, M> = [Option<&'a mut TensorOf<M>>];
+
+/// A function of tensors and its rules. Every rule adds to its results; what is added to is zero at first.
+pub trait Operation<M: Machine>: fmt::Debug {
+    /// The name, for messages.
+    fn name(&self) -> &'static str;
+
+    /// Whether rules write results and do not add to them: its operands are used by nobody else then.
+    fn writes(&self) -> bool {
+        false
+    }
+
+    /// Whether cotangents of operands have no tangent of their own, whatever moves: they come from that of the result
+    /// alone.
+    fn is_linear(&self) -> bool {
+        false
+    }
+
+    /// Whether the tangent of the pull-back to the wanted operands is made of the cotangent itself, when these move.
+    fn reads_cotangent(&self, moves: &[bool], _wanted: &[bool]) -> bool {
+        !self.is_linear() && moves.contains(&true)
+    }
+
+    /// The value.
+    fn value(&mut self, machine: &M, x: &[&TensorOf<M>], y: &mut TensorOf<M>) -> Result<()>;
+
+    /// The push-forward.
+    fn push(
+        &mut self,
+        machine: &M,
+        x: &[&TensorOf<M>],
+        x_tangent: &[Option<&TensorOf<M>>],
+        y: &TensorOf<M>,
+        y_tangent: &mut TensorOf<M>,
+    ) -> Result<()>;
+
+    /// The pull-back of `g`.
+    fn pull(
+        &mut self,
+        machine: &M,
+        x: &[&TensorOf<M>],
+        y: &TensorOf<M>,
+        g: &TensorOf<M>,
+        into: &mut Into<'_, M>,
+    ) -> Result<()>;
+
+    /// The tangent of the pull-back, and the pull-back itself to `first`, where that is wanted.
+    fn pull_tangent(
+        &mut self,
+        machine: &M,
+        at: &Second<'_, M>,
+        into: &mut Into<'_, M>,
+        first: &mut Into<'_, M>,
+    ) -> Result<()>;
+}

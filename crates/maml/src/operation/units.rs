@@ -1,0 +1,67 @@
+//! Nonlinear units, element by element.
+
+use std::f64::consts::{FRAC_1_SQRT_2, PI};
+
+use crate::graph::{Graph, ValueId};
+use crate::machine::{Follow, Machine, Rowwise};
+use crate::number::Number;
+
+/// `x Φ(x)`, Φ being the normal distribution: what PyTorch calls GELU without a word of approximation.
+#[derive(Clone, Copy, Debug)]
+struct Gelu;
+
+impl Rowwise for Gelu {
+    const NAME: &'static str = "gelu";
+
+    fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]) {
+        for (y, x) in y.iter_mut().zip(x[0]) {
+            *y += *x * normal(*x);
+        }
+    }
+
+    fn pull<N: Number>(&self, x: &[&[N]], g: &[N], into: &mut [Option<&mut [N]>]) {
+        let density = |x: N| N::constant((2.0 * PI).sqrt().recip()) * (-(x * x) * N::constant(0.5)).exp();
+        for ((to, g), x) in into[0].iter_mut().flat_map(|into| into.iter_mut()).zip(g).zip(x[0]) {
+            *to += *g * (normal(*x) + *x * density(*x));
+        }
+    }
+}
+
+fn normal<N: Number>(x: N) -> N {
+    N::constant(0.5) * (N::constant(1.0) + (x * N::constant(FRAC_1_SQRT_2)).erf())
+}
+
+/// `max(x, 0)`. At 0 its derivative is 0.
+#[derive(Clone, Copy, Debug)]
+struct Relu;
+
+impl Rowwise for Relu {
+    const NAME: &'static str = "relu";
+
+    fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]) {
+        for (y, x) in y.iter_mut().zip(x[0]).filter(|(_, x)| x.value() > 0.0) {
+            *y += *x;
+        }
+    }
+
+    fn pull<N: Number>(&self, x: &[&[N]], g: &[N], into: &mut [Option<&mut [N]>]) {
+        let places = into[0].iter_mut().flat_map(|into| into.iter_mut());
+        for ((to, g), _) in places.zip(g).zip(x[0]).filter(|(_, x)| x.value() > 0.0) {
+            *to += *g;
+        }
+    }
+}
+
+impl<M: Machine> Graph<M> {
+    /// GELU of every element, by the error function.
+    pub fn gelu(&mut self, x: ValueId) -> ValueId {
+        let columns = self.shape(x).1;
+        self.mapped(Gelu, false, &[(x, Follow::OWN)], (columns, Follow::OWN))
+    }
+
+    /// The positive part of every element.
+    pub fn relu(&mut self, x: ValueId) -> ValueId {
+        let columns = self.shape(x).1;
+        self.mapped(Relu, false, &[(x, Follow::OWN)], (columns, Follow::OWN))
+    }
+}
