@@ -61,7 +61,7 @@ fn start() -> Vec<Tensor<f64>> {
 }
 
 fn inner(optimiser: Optimiser, rate: f64) -> Inner {
-    Inner { steps: STEPS, optimiser, rates: vec![rate; 4] }
+    Inner::new(STEPS, optimiser, rate, NAMES.len()).learning_rates()
 }
 
 /// What a learner found: the loss, the gradients one after the other, and that of a rate that all share.
@@ -90,26 +90,189 @@ fn error(given: &[f64], expected: &[f64]) -> f64 {
     norm(&mut given.iter().zip(expected).map(|(a, b)| a - b)) / norm(&mut expected.iter().copied())
 }
 
+const MOMENTUM: Optimiser = Optimiser::Momentum { decay: 0.9 };
+const ADAM: Optimiser = Optimiser::Adam { first: 0.9, second: 0.999, epsilon: 1e-3 };
+
 #[test]
-fn explore() {
+fn meta_gradients_are_those_of_an_independent_system() {
     let fixture = reference();
-    let f = found(&inner(Optimiser::Sgd, RATE), Mode::Full);
-    println!("loss {} {:e}", f.loss, error(&f.gradient, &numbers(&fixture["meta_grad"])));
-    println!("rate {} {}", f.of_rate, fixture["dF_dalpha"]);
-    for r in 0..=3 {
-        let f = found(&inner(Optimiser::Sgd, RATE), Mode::Truncated(r));
-        println!("trunc {r} {:e}", error(&f.gradient, &numbers(&fixture["truncated"][r.to_string()])));
+    let cases = [
+        ("meta_grad", Optimiser::Sgd, Mode::Full, 1e-13),
+        ("first_order_grad", Optimiser::Sgd, Mode::FirstOrder, 1e-13),
+        ("momentum", MOMENTUM, Mode::Full, 1e-13),
+        ("adam_eps1e3", ADAM, Mode::Full, 1e-12),
+    ];
+    for (name, optimiser, mode, bound) in cases {
+        let given = found(&inner(optimiser, RATE), mode).gradient;
+        let error = error(&given, &numbers(&fixture[name]));
+        assert!(error <= bound, "{name}: {error:e}");
     }
-    let f = found(&inner(Optimiser::Sgd, RATE), Mode::FirstOrder);
-    println!("fo rate {} {}", f.of_rate, fixture["first_order_dF_dalpha"]);
-    for rate in [0.3, 0.1, 0.05, 0.01] {
-        for decay in [0.9, 0.8, 0.5] {
-            let f = found(&inner(Optimiser::Momentum { decay }, rate), Mode::Full);
-            println!("mom {rate} {decay} {:e}", error(&f.gradient, &numbers(&fixture["momentum"])));
-        }
-        for second in [0.999, 0.99, 0.95] {
-            let f = found(&inner(Optimiser::Adam { first: 0.9, second, epsilon: 1e-3 }, rate), Mode::Full);
-            println!("adam {rate} {second} {:e}", error(&f.gradient, &numbers(&fixture["adam_eps1e3"])));
+    // A bound that the first order passes, too, would say nothing.
+    let first = found(&inner(Optimiser::Sgd, RATE), Mode::FirstOrder).gradient;
+    let difference = error(&first, &numbers(&fixture["meta_grad"]));
+    assert!((difference - fixture["rel_diff_full_vs_fo"].as_f64().unwrap()).abs() < 1e-12, "{difference}");
+}
+
+#[test]
+fn truncated_recursions_are_those_of_an_independent_system() {
+    let fixture = reference();
+    for last in 0..=STEPS {
+        let given = found(&inner(Optimiser::Sgd, RATE), Mode::Truncated(last)).gradient;
+        let error = error(&given, &numbers(&fixture["truncated"][last.to_string()]));
+        assert!(error <= 1e-13, "{last}: {error:e}");
+    }
+}
+
+#[test]
+fn the_loss_and_the_gradients_of_the_rate_are_those_of_an_independent_system() {
+    let fixture = reference();
+    for (mode, name) in [(Mode::Full, "dF_dalpha"), (Mode::FirstOrder, "first_order_dF_dalpha")] {
+        let found = found(&inner(Optimiser::Sgd, RATE), mode);
+        let (expected, loss) = (fixture[name].as_f64().unwrap(), fixture["outer_loss"].as_f64().unwrap());
+        assert!((found.of_rate - expected).abs() <= 1e-13 * expected.abs(), "{name}: {}", found.of_rate);
+        assert!((found.loss - loss).abs() <= 1e-15, "{}", found.loss);
+    }
+}
+
+/// Rates have gradients whatever the optimiser, and what they are made of changes nothing else.
+#[test]
+fn gradients_of_rates_are_slopes_of_the_loss() {
+    for (optimiser, rate) in [(Optimiser::Sgd, 0.3), (MOMENTUM, 0.2), (ADAM, 0.05)] {
+        let inner = inner(optimiser, rate);
+        let loss = |rate: f64| {
+            found(&Inner { rates: vec![rate; NAMES.len()], ..inner.clone() }, Mode::FirstOrder).loss
+        };
+        let h = 1e-4 * rate;
+        let slope = |h: f64| (loss(rate + h) - loss(rate - h)) / (2.0 * h);
+        let expected = (4.0 * slope(h) - slope(2.0 * h)) / 3.0;
+        let given = found(&inner, Mode::Full);
+        assert!((given.of_rate - expected).abs() < 1e-7 * expected.abs(), "{optimiser:?}: {}", given.of_rate);
+        let without = found(&Inner { learns_rates: false, ..inner }, Mode::Full);
+        assert_eq!((without.of_rate, without.gradient), (0.0, given.gradient), "{optimiser:?}");
+    }
+}
+
+#[test]
+fn no_step_is_the_first_order_and_every_step_is_the_whole_bit_by_bit() {
+    for optimiser in [Optimiser::Sgd, MOMENTUM, ADAM] {
+        let inner = inner(optimiser, RATE);
+        let all = |mode| found(&inner, mode).gradient;
+        assert_eq!(all(Mode::Truncated(0)), all(Mode::FirstOrder), "{optimiser:?}");
+        assert_eq!(all(Mode::Truncated(STEPS)), all(Mode::Full), "{optimiser:?}");
+        assert_eq!(all(Mode::Truncated(STEPS + 5)), all(Mode::Full), "{optimiser:?}");
+        assert_ne!(all(Mode::Truncated(1)), all(Mode::Full), "{optimiser:?}");
+    }
+}
+
+#[test]
+fn no_steps_give_the_gradient_where_the_loop_begins() {
+    let none = Inner { steps: 0, ..inner(ADAM, RATE) };
+    let machine = Cpu::new(Streaming::new());
+    let problem = &reference()["problem"];
+    let mut query = model(&machine, &problem["Xq"], &problem["Tq"]);
+    let ids: Vec<_> = NAMES
+        .map(|name| query.parameters().find(|(other, _)| *other == name).unwrap().1)
+        .into_iter()
+        .zip(start())
+        .map(|(id, tensor)| {
+            query.write(&machine, id, tensor.data()).unwrap();
+            id
+        })
+        .collect();
+    let plan = query.plan(&ids, &[]);
+    query.gradient(&machine, &plan).unwrap();
+    let expected: Vec<f64> = ids.iter().flat_map(|id| query.gradient_of(*id).data().to_vec()).collect();
+    for mode in [Mode::Full, Mode::FirstOrder, Mode::Truncated(4)] {
+        assert_eq!(found(&none, mode).gradient, expected, "{mode:?}");
+    }
+}
+
+/// The first order asks for no rule beyond the backward, so a handle that has none beyond gives the same bits; asked for
+/// the whole, it refuses before it returns a number.
+#[test]
+fn a_handle_without_higher_rules_gives_the_first_order_and_refuses_the_rest() {
+    let machine: Cpu<Opaque<Streaming>> = Host::new(Opaque::new(Streaming::new()));
+    let mut learner = learner(&machine, &NAMES);
+    let (start, inner) = (start(), inner(Optimiser::Sgd, RATE));
+    let start: Vec<_> = start.iter().collect();
+    learner.meta_gradient(&machine, &start, &inner, Mode::FirstOrder).unwrap();
+    let strict: Vec<f64> = learner.gradients().flat_map(|tensor| tensor.data().to_vec()).collect();
+    assert_eq!(strict, found(&inner, Mode::FirstOrder).gradient);
+    for mode in [Mode::Full, Mode::Truncated(1)] {
+        let refused = learner.meta_gradient(&machine, &start, &inner, mode);
+        let opaque = theria_contract::Refusal::Opaque;
+        assert!(
+            matches!(&refused, Err(Error::Attention(theria_contract::Error::Refused { reason, .. })) if *reason == opaque),
+            "{refused:?}"
+        );
+    }
+}
+
+/// F by the place of every number that the loop begins from, by central differences: parameters that are adapted, and
+/// those that are not, whose gradient has the mixed second derivatives.
+#[test]
+fn parameters_that_are_not_adapted_have_the_gradient_of_the_whole_loop() {
+    let machine = Cpu::new(Streaming::new());
+    for (optimiser, rate) in [(Optimiser::Sgd, 0.3), (MOMENTUM, 0.2), (ADAM, 0.05)] {
+        for adapted in [&["Wo"][..], &["Wq", "Wv"]] {
+            let mut learner = learner(&machine, adapted);
+            let places: Vec<usize> =
+                learner.names().map(|name| NAMES.iter().position(|other| *other == name).unwrap()).collect();
+            let start = start();
+            let begin: Vec<Tensor<f64>> = places.iter().map(|n| start[*n].clone()).collect();
+            let inner = Inner::new(STEPS, optimiser, rate, adapted.len());
+            let mut loss = |begin: &[Tensor<f64>], mode| {
+                learner.meta_gradient(&machine, &begin.iter().collect::<Vec<_>>(), &inner, mode).unwrap();
+                let loss = learner.query_mut().loss(&machine).unwrap();
+                (loss, learner.gradients().map(|tensor| tensor.data().to_vec()).collect::<Vec<_>>())
+            };
+            let (_, full) = loss(&begin, Mode::Full);
+            let (_, first) = loss(&begin, Mode::FirstOrder);
+            let (mut worst, mut worst_first) = (0.0_f64, 0.0_f64);
+            for (n, tensor) in begin.iter().enumerate() {
+                for i in (0..tensor.data().len()).step_by(3) {
+                    let mut at = |h: f64| {
+                        let mut moved = begin.clone();
+                        moved[n].data_mut()[i] += h;
+                        loss(&moved, Mode::FirstOrder).0
+                    };
+                    let h = 1e-4;
+                    let (near, far) =
+                        ((at(h) - at(-h)) / (2.0 * h), (at(2.0 * h) - at(-2.0 * h)) / (4.0 * h));
+                    let difference = (4.0 * near - far) / 3.0;
+                    worst = worst.max((full[n][i] - difference).abs());
+                    worst_first = worst_first.max((first[n][i] - difference).abs());
+                }
+            }
+            assert!(worst < 1e-8, "{optimiser:?} {adapted:?}: {worst:e}");
+            assert!(
+                worst_first > 1e-3,
+                "{optimiser:?} {adapted:?}: the first order is off by {worst_first:e} only"
+            );
         }
     }
+}
+
+#[test]
+fn what_does_not_fit_is_said() {
+    let machine = Cpu::new(Streaming::new());
+    let problem = &reference()["problem"];
+    let model = || model(&machine, &problem["Xs"], &problem["Ts"]);
+    let unknown = Learner::new(&machine, model(), model(), &["Wx"]).map(|_| ());
+    assert!(matches!(&unknown, Err(Error::Unpaired { name, .. }) if name == "Wx"), "{unknown:?}");
+
+    let mut learner = learner(&machine, &NAMES);
+    let start = start();
+    let start: Vec<_> = start.iter().collect();
+    let few = learner.meta_gradient(&machine, &start[1..], &inner(ADAM, RATE), Mode::Full);
+    assert!(matches!(few, Err(Error::Elements { given: 3, expected: 4, .. })), "{few:?}");
+    let rates = Inner { rates: vec![RATE], ..inner(ADAM, RATE) };
+    let few = learner.meta_gradient(&machine, &start, &rates, Mode::Full);
+    assert!(matches!(few, Err(Error::Elements { given: 1, expected: 4, .. })), "{few:?}");
+    let far = learner.meta_gradient(&machine, &start, &inner(Optimiser::Sgd, 1e200), Mode::Full);
+    assert!(matches!(far, Err(Error::Diverged { steps: STEPS, .. })), "{far:?}");
+    // A loop that went astray leaves nothing behind.
+    learner.meta_gradient(&machine, &start, &inner(ADAM, RATE), Mode::Full).unwrap();
+    let given: Vec<f64> = learner.gradients().flat_map(|tensor| tensor.data().to_vec()).collect();
+    assert_eq!(given, found(&inner(ADAM, RATE), Mode::Full).gradient);
 }

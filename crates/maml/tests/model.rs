@@ -1,48 +1,292 @@
-//! Models against finite differences and an independent system.
+//! Every operation by every rule: gradients against differences of losses, products of the Hessian against differences
+//! of gradients, in models that have all operations.
 
-use serde_json::Value;
-use theria_jvp_hvp::Streaming;
+use theria_contract::Storage as _;
+use theria_jvp_hvp::{Dense, Streaming};
 use theria_maml::operation::Heads;
-use theria_maml::{Graph, Host, Machine as _, Model, ValueId};
+use theria_maml::{Error, Graph, Host, Machine, Model, Plan, ValueId};
 
-type Cpu = Host<Streaming, f64>;
-
-fn reference() -> Value {
-    serde_json::from_str(include_str!("fixtures/maml_reference.json")).unwrap()
+/// Numbers that no pattern of an operation meets.
+fn wave(count: usize, seed: f64) -> Vec<f64> {
+    (0..count).map(|n| ((n as f64 + 1.0) * (1.7 + seed)).sin()).collect()
 }
 
-fn numbers(value: &Value) -> Vec<f64> {
-    match value {
-        Value::Array(all) => all.iter().flat_map(numbers).collect(),
-        other => vec![other.as_f64().unwrap()],
+/// A model with parameters, all of which have numbers.
+struct Subject<M: Machine<Element = f64>> {
+    machine: M,
+    model: Model<M>,
+    parameters: Vec<ValueId>,
+}
+
+type Cpu<A> = Host<A, f64>;
+
+/// A small transformer: positions, layer normalisation, grouped causal attention whose values are its keys, residuals, a
+/// unit, a mean over each sequence.
+fn transformer<M: Machine<Element = f64> + 'static>(
+    graph: &mut Graph<M>,
+    unit: fn(&mut Graph<M>, ValueId) -> ValueId,
+) -> (Vec<ValueId>, ValueId) {
+    let (batch, length, width) = (2, 5, 6);
+    let x = graph.parameter("x", batch * length, width);
+    let positions = graph.parameter("positions", length, width);
+    let (gain, shift) = (graph.parameter("gain", 1, width), graph.parameter("shift", 1, width));
+    let (wq, wk) = (graph.parameter("wq", width, 8), graph.parameter("wk", width, 4));
+    let (wo, bias) = (graph.parameter("wo", 8, width), graph.parameter("bias", 1, width));
+    let placed = graph.sum(x, positions).unwrap();
+    let normal = graph.normalise(placed, gain, shift, 1e-3).unwrap();
+    let (q, k) = (graph.multiply(normal, wq).unwrap(), graph.multiply(normal, wk).unwrap());
+    let heads = Heads { queries: 4, keys: 2, batch, causal: true };
+    let o = graph.attention(q, k, k, heads).unwrap();
+    let o = graph.multiply(o, wo).unwrap();
+    let residual = graph.sum(placed, o).unwrap();
+    let biased = graph.sum(residual, bias).unwrap();
+    let made = unit(graph, biased);
+    let mean = graph.mean(made, length).unwrap();
+    (vec![x, positions, gain, shift, wq, wk, wo, bias], mean)
+}
+
+fn classified<A>(attention: A) -> Subject<Cpu<A>>
+where
+    A: theria_contract::Attention<f64, Storage = theria_contract::Host> + 'static,
+{
+    let machine = Cpu::new(attention);
+    let mut graph = Graph::new();
+    let (parameters, mean) = transformer(&mut graph, Graph::gelu);
+    let classes = graph.input(2, 1);
+    let loss = graph.cross_entropy(mean, classes, 0.5).unwrap();
+    subject(machine, graph, loss, parameters, &[(classes, vec![4.0, 1.0])])
+}
+
+fn regressed() -> Subject<Cpu<Streaming>> {
+    let machine = Cpu::new(Streaming::new());
+    let mut graph = Graph::new();
+    let (mut parameters, mean) = transformer(&mut graph, Graph::relu);
+    let target = graph.parameter("target", 2, 6);
+    parameters.push(target);
+    let loss = graph.squared_error(mean, target, 0.25).unwrap();
+    subject(machine, graph, loss, parameters, &[])
+}
+
+fn subject<M: Machine<Element = f64>>(
+    machine: M,
+    graph: Graph<M>,
+    loss: ValueId,
+    parameters: Vec<ValueId>,
+    data: &[(ValueId, Vec<f64>)],
+) -> Subject<M> {
+    let mut model = Model::new(&machine, graph, loss).unwrap();
+    for (id, numbers) in data {
+        model.write(&machine, *id, numbers).unwrap();
+    }
+    let mut subject = Subject { machine, model, parameters };
+    subject.go(0.0, 0);
+    subject
+}
+
+impl<M: Machine<Element = f64>> Subject<M> {
+    /// Goes to the start, and from there so far along a direction.
+    fn go(&mut self, far: f64, direction: usize) {
+        for (n, id) in self.parameters.clone().into_iter().enumerate() {
+            let (rows, columns) = self.model.shape(id);
+            let along = self.direction(n, direction);
+            let numbers = wave(rows * columns, n as f64)
+                .iter()
+                .zip(along)
+                .map(|(x, d)| x + far * d)
+                .collect::<Vec<_>>();
+            self.model.write(&self.machine, id, &numbers).unwrap();
+        }
+    }
+
+    fn direction(&self, n: usize, direction: usize) -> Vec<f64> {
+        let (rows, columns) = self.model.shape(self.parameters[n]);
+        wave(rows * columns, 20.3 * (direction as f64 + 1.0) + n as f64)
+    }
+
+    fn plan(&self) -> Plan {
+        self.model.plan(&self.parameters, &self.parameters)
+    }
+
+    fn loss(&mut self, far: f64, direction: usize) -> f64 {
+        self.go(far, direction);
+        self.model.evaluate(&self.machine).unwrap();
+        self.model.loss(&self.machine).unwrap()
+    }
+
+    fn numbers(&self, tensor: fn(&Model<M>, ValueId) -> &theria_maml::machine::TensorOf<M>) -> Vec<f64> {
+        let one = |id: &ValueId| {
+            let view = M::Storage::view(tensor(&self.model, *id));
+            self.machine.storage().download(view).unwrap().data().to_vec()
+        };
+        self.parameters.iter().flat_map(one).collect()
+    }
+
+    fn gradient(&mut self, far: f64, direction: usize) -> Vec<f64> {
+        self.go(far, direction);
+        let plan = self.plan();
+        self.model.gradient(&self.machine, &plan).unwrap();
+        self.numbers(Model::gradient_of)
+    }
+
+    /// The Hessian times a direction, at the start.
+    fn product(&mut self, direction: usize) -> Vec<f64> {
+        self.go(0.0, direction);
+        let plan = self.plan();
+        for n in 0..self.parameters.len() {
+            let along = self.direction(n, direction);
+            let (rows, columns) = self.model.shape(self.parameters[n]);
+            let along = theria_contract::Tensor::from_vec(along, [1, 1, rows, columns]).unwrap();
+            let along = self.machine.storage().upload(&along).unwrap();
+            let to = self.model.direction_mut(&self.machine, &plan, self.parameters[n]).unwrap();
+            self.machine.copy(&along, to).unwrap();
+        }
+        self.model.gradient_tangent(&self.machine, &plan).unwrap();
+        self.numbers(Model::gradient_tangent_of)
+    }
+
+    fn whole_direction(&self, direction: usize) -> Vec<f64> {
+        (0..self.parameters.len()).flat_map(|n| self.direction(n, direction)).collect()
+    }
+
+    fn is_differentiated(&mut self) {
+        let h = 1e-3;
+        let fourth = |at: &mut dyn FnMut(f64) -> f64| {
+            let mut slope = |h: f64| (at(h) - at(-h)) / (2.0 * h);
+            (4.0 * slope(h) - slope(2.0 * h)) / 3.0
+        };
+        for direction in 0..3 {
+            let given = dot(&self.gradient(0.0, direction), &self.whole_direction(direction));
+            let expected = fourth(&mut |far| self.loss(far, direction));
+            assert!(
+                (given - expected).abs() < 1e-8 * expected.abs().max(1.0),
+                "{direction}: {given} {expected}"
+            );
+            assert!((1.0001 * given - expected).abs() > 1e-6 * expected.abs(), "a little off is noticed");
+
+            let product = self.product(direction);
+            let other = self.whole_direction(direction + 5);
+            let expected = fourth(&mut |far| dot(&self.gradient(far, direction), &other));
+            let given = dot(&product, &other);
+            assert!(
+                (given - expected).abs() < 1e-8 * expected.abs().max(1.0),
+                "{direction}: {given} {expected}"
+            );
+        }
+        // The Hessian is symmetric.
+        let (u, v) = (self.whole_direction(1), self.whole_direction(2));
+        let (by_u, by_v) = (self.product(1), self.product(2));
+        let (left, right) = (dot(&by_u, &v), dot(&by_v, &u));
+        assert!((left - right).abs() <= 1e-12 * left.abs(), "{left} {right}");
+        assert!(left.abs() > 1e-3, "a Hessian of zero is symmetric, too");
+    }
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+#[test]
+fn gelu_and_cross_entropy_behind_streaming_attention() {
+    classified(Streaming::new()).is_differentiated();
+}
+
+#[test]
+fn gelu_and_cross_entropy_behind_dense_attention() {
+    classified(Dense::new()).is_differentiated();
+}
+
+#[test]
+fn relu_and_squared_error() {
+    regressed().is_differentiated();
+}
+
+#[test]
+fn backends_of_attention_agree() {
+    let (mut a, mut b) = (classified(Streaming::new()), classified(Dense::new()));
+    for (a, b) in [(a.gradient(0.0, 0), b.gradient(0.0, 0)), (a.product(0), b.product(0))] {
+        let difference: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
+        assert!(dot(&difference, &difference).sqrt() < 1e-12 * dot(&a, &a).sqrt());
+        assert_ne!(a, b, "two backends round otherwise");
+    }
+}
+
+/// Every plan gives what the plan of everything gives.
+#[test]
+fn what_is_not_asked_for_changes_nothing() {
+    let mut all = classified(Streaming::new());
+    let whole = all.product(1);
+    let mut from = 0;
+    let starts: Vec<usize> = all
+        .parameters
+        .iter()
+        .map(|id| {
+            let (rows, columns) = all.model.shape(*id);
+            from += rows * columns;
+            from - rows * columns
+        })
+        .collect();
+    for n in 0..all.parameters.len() {
+        let mut one = classified(Streaming::new());
+        one.product(1); // Numbers of another plan lie about.
+        let plan = one.model.plan(&[one.parameters[n]], &one.parameters);
+        one.go(0.0, 1);
+        one.model.gradient_tangent(&one.machine, &plan).unwrap();
+        let given = one.model.gradient_tangent_of(one.parameters[n]).data().to_vec();
+        let expected = &whole[starts[n]..starts[n] + given.len()];
+        assert_eq!(given, expected, "{n}");
     }
 }
 
 #[test]
-fn the_loss_of_the_reference() {
-    let fixture = reference();
-    println!("{:?}", fixture["problem"].as_object().unwrap().keys().collect::<Vec<_>>());
-    let problem = &fixture["problem"];
-    let machine = Cpu::new(Streaming::default());
+fn what_the_loss_does_not_depend_on_has_a_gradient_of_zero() {
+    let machine = Cpu::new(Streaming::new());
     let mut graph = Graph::new();
-    let x = graph.input(6, 5);
-    let target = graph.input(6, 2);
-    let theta: Vec<ValueId> = [("Wq", 5, 4), ("Wk", 5, 4), ("Wv", 5, 4), ("Wo", 4, 2)]
-        .map(|(n, r, c)| graph.parameter(n, r, c))
-        .into();
-    let [q, k, v] = [0, 1, 2].map(|n| graph.multiply(x, theta[n]).unwrap());
-    let o = graph.attention(q, k, v, Heads::default()).unwrap();
-    let y = graph.multiply(o, theta[3]).unwrap();
-    let loss = graph.squared_error(y, target, 1.0).unwrap();
-    let mut model = Model::new(&machine, graph, loss).unwrap();
-    let point = fixture["theta_K"].as_array().unwrap();
-    for (id, value) in theta.iter().zip(point) {
-        model.write(&machine, *id, &numbers(value)).unwrap();
+    let (x, idle) = (graph.parameter("x", 3, 2), graph.parameter("idle", 2, 2));
+    let target = graph.input(3, 2);
+    let _unused = graph.multiply(x, idle).unwrap();
+    let loss = graph.squared_error(x, target, 1.0).unwrap();
+    let mut subject = subject(machine, graph, loss, vec![x, idle], &[(target, vec![0.0; 6])]);
+    assert_eq!(subject.gradient(0.0, 0)[6..], [0.0; 4]);
+    assert_eq!(subject.product(0)[6..], [0.0; 4]);
+    assert_ne!(subject.product(0)[..6], [0.0; 6]);
+}
+
+#[test]
+fn a_class_that_is_none_gives_no_loss() {
+    for class in [6.0, -1.0, 0.5, f64::NAN] {
+        let mut subject = classified(Streaming::new());
+        let machine = Cpu::new(Streaming::new());
+        let mut graph = Graph::new();
+        let (x, classes) = (graph.parameter("x", 1, 6), graph.input(1, 1));
+        let loss = graph.cross_entropy(x, classes, 1.0).unwrap();
+        let mut model = Model::new(&machine, graph, loss).unwrap();
+        model.write(&machine, classes, &[class]).unwrap();
+        model.evaluate(&machine).unwrap();
+        assert!(model.loss(&machine).unwrap().is_nan(), "{class}");
+        assert!(subject.loss(0.0, 0).is_finite());
     }
-    model.write(&machine, x, &numbers(&problem["Xq"])).unwrap();
-    model.write(&machine, target, &numbers(&problem["Tq"])).unwrap();
-    let plan = model.plan(&theta, &theta);
-    model.gradient(&machine, &plan).unwrap();
-    let expected = fixture["outer_loss"].as_f64().unwrap();
-    println!("{} {}", model.loss(&machine).unwrap(), model.loss(&machine).unwrap() / expected);
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_said() {
+    let mut graph: Graph<Cpu<Streaming>> = Graph::new();
+    let (a, b) = (graph.parameter("a", 4, 3), graph.parameter("b", 4, 2));
+    let heads = Heads::default();
+    let refused = [
+        graph.multiply(a, b),
+        graph.sum(a, b),
+        graph.mean(a, 3),
+        graph.normalise(a, b, b, 1e-5),
+        graph.squared_error(a, b, 1.0),
+        graph.cross_entropy(a, b, 1.0),
+        graph.attention(a, b, b, heads),
+        graph.attention(a, a, b, Heads { batch: 3, ..heads }),
+        graph.attention(a, a, a, Heads { queries: 2, ..heads }),
+    ];
+    for refused in refused {
+        assert!(matches!(refused, Err(Error::Shapes { .. })), "{refused:?}");
+    }
+    let machine = Cpu::new(Streaming::new());
+    assert!(matches!(Model::new(&machine, graph, a), Err(Error::Shapes { operation: "loss", .. })));
 }

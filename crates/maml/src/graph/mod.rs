@@ -103,6 +103,18 @@ impl<M: Machine> Graph<M> {
         }
     }
 
+    /// Leaves out what a value is not made of.
+    fn keep_what_makes(&mut self, value: ValueId) {
+        let mut needed = vec![false; self.values.len()];
+        needed[value.0] = true;
+        for node in self.nodes.iter().rev() {
+            if needed[node.output.0] {
+                node.inputs.iter().for_each(|value| needed[value.0] = true);
+            }
+        }
+        self.nodes.retain(|node| needed[node.output.0]);
+    }
+
     /// Gives every operand that an operation has to have for itself a copy, where others use it too.
     fn give_copies(&mut self) {
         let mut users = vec![0; self.values.len()];

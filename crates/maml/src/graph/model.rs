@@ -4,8 +4,8 @@ use std::fmt;
 
 use theria_contract::{Element, Layout, Storage, Tensor};
 
-use super::{Graph, Plan, ValueId};
-use crate::machine::{Machine, TensorOf};
+use super::{Graph, Node, Plan, ValueId};
+use crate::machine::{Machine, Place, Places, TensorOf};
 use crate::operation::Second;
 use crate::{Error, Result};
 
@@ -53,17 +53,57 @@ fn at<M: Machine>(plane: &Plane<M>, value: ValueId) -> &TensorOf<M> {
     tensor
 }
 
-/// The tensors of operands, taken out to be written.
-fn take<M: Machine>(plane: &mut Plane<M>, inputs: &[ValueId], which: impl Fn(usize) -> bool) -> Plane<M> {
-    inputs.iter().map(|value| if which(value.0) { plane[value.0].take() } else { None }).collect()
+/// Tensors of operands that were taken out to be written, and which of them were written before.
+struct Taken<M: Machine> {
+    tensors: Plane<M>,
+    written: Vec<bool>,
 }
 
-fn put_back<M: Machine>(plane: &mut Plane<M>, inputs: &[ValueId], taken: Plane<M>) {
-    for (value, tensor) in inputs.iter().zip(taken) {
-        if tensor.is_some() {
-            plane[value.0] = tensor;
+impl<M: Machine> Taken<M> {
+    fn out_of(plane: &mut Plane<M>, inputs: &[ValueId], which: &[bool], written: &[bool]) -> Self {
+        let tensor = |value: &ValueId| if which[value.0] { plane[value.0].take() } else { None };
+        Self {
+            written: inputs.iter().map(|value| written[value.0]).collect(),
+            tensors: inputs.iter().map(tensor).collect(),
         }
     }
+
+    /// Lends them as places, and notes what was written.
+    fn lend<R>(&mut self, rule: impl FnOnce(&mut Places<'_, TensorOf<M>>) -> R) -> R {
+        let place = |(to, add): (_, &bool)| Some(Place { to, add: *add });
+        let each = self.tensors.iter_mut().zip(&self.written);
+        let mut places: Vec<_> =
+            each.map(|(tensor, add)| tensor.as_mut().and_then(|to| place((to, add)))).collect();
+        let made = rule(&mut places);
+        let written: Vec<bool> =
+            places.iter().map(|place| place.as_ref().is_some_and(|place| place.add)).collect();
+        self.written = written;
+        made
+    }
+
+    fn put_back(self, plane: &mut Plane<M>, inputs: &[ValueId], written: &mut [bool]) {
+        for ((value, tensor), was) in inputs.iter().zip(self.tensors).zip(self.written) {
+            if tensor.is_some() {
+                plane[value.0] = tensor;
+                written[value.0] |= was;
+            }
+        }
+    }
+}
+
+/// What nobody wrote is zero: the loss does not depend on it.
+fn clear_rest<M: Machine>(
+    machine: &M,
+    plane: &mut Plane<M>,
+    wanted: &[bool],
+    written: &[bool],
+) -> Result<()> {
+    for (_, tensor) in plane.iter_mut().enumerate().filter(|(n, _)| wanted[*n] && !written[*n]) {
+        if let Some(tensor) = tensor {
+            machine.fill(tensor, 0.0)?;
+        }
+    }
+    Ok(())
 }
 
 impl<M: Machine> Model<M> {
@@ -73,6 +113,7 @@ impl<M: Machine> Model<M> {
             let (left, right) = (graph.shape(loss), (1, 1));
             return Err(Error::Shapes { operation: "loss", left, right, needed: "one number" });
         }
+        graph.keep_what_makes(loss);
         graph.give_copies();
         let none = || (0..graph.values.len()).map(|_| None).collect();
         let (mut primal, tangent, cotangent, cotangent_tangent) = (none(), none(), none(), none());
@@ -123,18 +164,30 @@ impl<M: Machine> Model<M> {
         at::<M>(&self.cotangent, value)
     }
 
+    /// A parameter, to be changed, and the gradient that was computed last.
+    pub(crate) fn parameter_and_gradient(&mut self, value: ValueId) -> (&mut TensorOf<M>, &TensorOf<M>) {
+        let (Some(parameter), Some(gradient)) = (&mut self.primal[value.0], &self.cotangent[value.0]) else {
+            unreachable!("the plan has made it")
+        };
+        (parameter, gradient)
+    }
+
     /// The tangent of the gradient that was computed last.
     pub fn gradient_tangent_of(&self, value: ValueId) -> &TensorOf<M> {
         at::<M>(&self.cotangent_tangent, value)
     }
 
-    /// Computes every value. The loss is read by [`Model::loss`], which waits for it.
+    /// Computes every value that the loss is made of. The loss is read by [`Model::loss`], which waits for it.
     pub fn evaluate(&mut self, machine: &M) -> Result<()> {
-        for node in &mut self.graph.nodes {
+        self.evaluate_some(machine, true)
+    }
+
+    /// The same, or what derivatives need of it: all but the loss.
+    fn evaluate_some(&mut self, machine: &M, loss_too: bool) -> Result<()> {
+        let last = self.loss;
+        let wanted = |node: &&mut Node<M>| loss_too || node.output != last || node.operation.reads_value();
+        for node in self.graph.nodes.iter_mut().filter(wanted) {
             let Some(mut y) = self.primal[node.output.0].take() else { unreachable!("every value has one") };
-            if !node.operation.writes() {
-                machine.fill(&mut y, 0.0)?;
-            }
             let x: Vec<_> = node.inputs.iter().map(|value| at::<M>(&self.primal, *value)).collect();
             let done = node.operation.value(machine, &x, &mut y);
             self.primal[node.output.0] = Some(y);
@@ -149,25 +202,30 @@ impl<M: Machine> Model<M> {
         Ok(loss.data()[0].to_f64())
     }
 
-    /// Computes every value, and the gradients of the plan.
+    /// Computes the loss, and the gradients of the plan.
+    pub fn loss_and_gradient(&mut self, machine: &M, plan: &Plan) -> Result<()> {
+        self.evaluate_some(machine, true)?;
+        self.pull(machine, plan)
+    }
+
+    /// Computes the gradients of the plan. The loss itself is not computed.
     pub fn gradient(&mut self, machine: &M, plan: &Plan) -> Result<()> {
-        self.evaluate(machine)?;
+        self.evaluate_some(machine, false)?;
+        self.pull(machine, plan)
+    }
+
+    fn pull(&mut self, machine: &M, plan: &Plan) -> Result<()> {
         fill_plane(&self.graph, machine, &mut self.cotangent, |n| plan.wanted[n])?;
-        for (n, cotangent) in self.cotangent.iter_mut().enumerate().filter(|(n, _)| plan.wanted[*n]) {
-            if let Some(cotangent) = cotangent {
-                machine.fill(cotangent, if n == self.loss.0 { 1.0 } else { 0.0 })?;
-            }
-        }
+        let mut written = self.seed(machine)?;
         for node in self.graph.nodes.iter_mut().rev().filter(|node| plan.wanted[node.output.0]) {
-            let mut into = take::<M>(&mut self.cotangent, &node.inputs, |n| plan.wanted[n]);
+            let mut into = Taken::<M>::out_of(&mut self.cotangent, &node.inputs, &plan.wanted, &written);
             let x: Vec<_> = node.inputs.iter().map(|value| at::<M>(&self.primal, *value)).collect();
             let (y, g) = (at::<M>(&self.primal, node.output), at::<M>(&self.cotangent, node.output));
-            let mut places: Vec<_> = into.iter_mut().map(Option::as_mut).collect();
-            let done = node.operation.pull(machine, &x, y, g, &mut places);
-            put_back::<M>(&mut self.cotangent, &node.inputs, into);
+            let done = into.lend(|places| node.operation.pull(machine, &x, y, g, places));
+            into.put_back(&mut self.cotangent, &node.inputs, &mut written);
             done?;
         }
-        Ok(())
+        clear_rest::<M>(machine, &mut self.cotangent, &plan.wanted, &written)
     }
 
     /// The direction of a parameter that moves, to be written before [`Model::gradient_tangent`].
@@ -180,27 +238,23 @@ impl<M: Machine> Model<M> {
     }
 
     /// Computes every value, and the tangents of the gradients of the plan along the directions that were written: a
-    /// product of the Hessian, and of the mixed second derivatives of parameters that do not move.
+    /// product of the Hessian, and of the mixed second derivatives of parameters that do not move. The loss itself is not
+    /// computed.
     pub fn gradient_tangent(&mut self, machine: &M, plan: &Plan) -> Result<()> {
-        self.evaluate(machine)?;
+        self.evaluate_some(machine, false)?;
         self.push(machine, plan)?;
-        let curves = |n: usize| plan.wanted[n];
-        fill_plane(&self.graph, machine, &mut self.cotangent_tangent, curves)?;
-        fill_plane(&self.graph, machine, &mut self.cotangent, |n| plan.wanted[n] && plan.first[n])?;
-        for n in (0..self.graph.values.len()).filter(|n| plan.wanted[*n]) {
-            if let Some(tangent) = &mut self.cotangent_tangent[n] {
-                machine.fill(tangent, 0.0)?;
-            }
-            if let Some(cotangent) = &mut self.cotangent[n] {
-                machine.fill(cotangent, if n == self.loss.0 { 1.0 } else { 0.0 })?;
-            }
-        }
+        let both = |a: &[bool], b: &[bool]| -> Vec<bool> { a.iter().zip(b).map(|(a, b)| *a && *b).collect() };
+        let (curves, firsts) = (both(&plan.wanted, &plan.curves), both(&plan.wanted, &plan.first));
+        fill_plane(&self.graph, machine, &mut self.cotangent_tangent, |n| plan.wanted[n])?;
+        fill_plane(&self.graph, machine, &mut self.cotangent, |n| firsts[n])?;
+        let mut written_first = if plan.first[self.loss.0] { self.seed(machine)? } else { Vec::new() };
+        written_first.resize(self.graph.values.len(), false);
+        let mut written = vec![false; self.graph.values.len()];
         let Self { graph, primal, tangent, cotangent, cotangent_tangent, .. } = self;
         for node in graph.nodes.iter_mut().rev().filter(|node| plan.wanted[node.output.0]) {
             let output = node.output;
-            let wanted = |n: usize| plan.wanted[n] && plan.curves[n];
-            let mut into = take::<M>(cotangent_tangent, &node.inputs, wanted);
-            let mut first = take::<M>(cotangent, &node.inputs, |n| plan.wanted[n] && plan.first[n]);
+            let mut into = Taken::<M>::out_of(cotangent_tangent, &node.inputs, &curves, &written);
+            let mut first = Taken::<M>::out_of(cotangent, &node.inputs, &firsts, &written_first);
             let moving = |value: ValueId| if plan.moves[value.0] { tangent[value.0].as_ref() } else { None };
             let x: Vec<_> = node.inputs.iter().map(|value| at::<M>(primal, *value)).collect();
             let x_tangent: Vec<_> = node.inputs.iter().map(|value| moving(*value)).collect();
@@ -212,24 +266,32 @@ impl<M: Machine> Model<M> {
                 g: plan.first[output.0].then(|| at::<M>(cotangent, output)),
                 g_tangent: plan.curves[output.0].then(|| at::<M>(cotangent_tangent, output)),
             };
-            let mut places: Vec<_> = into.iter_mut().map(Option::as_mut).collect();
-            let mut places_first: Vec<_> = first.iter_mut().map(Option::as_mut).collect();
-            let done = node.operation.pull_tangent(machine, &second, &mut places, &mut places_first);
-            put_back::<M>(cotangent_tangent, &node.inputs, into);
-            put_back::<M>(cotangent, &node.inputs, first);
+            let operation = &mut node.operation;
+            let done =
+                into.lend(|into| first.lend(|first| operation.pull_tangent(machine, &second, into, first)));
+            into.put_back(cotangent_tangent, &node.inputs, &mut written);
+            first.put_back(cotangent, &node.inputs, &mut written_first);
             done?;
         }
-        Ok(())
+        clear_rest::<M>(machine, cotangent_tangent, &plan.wanted, &written)
+    }
+
+    /// The cotangent of the loss: 1. And which cotangents are written.
+    fn seed(&mut self, machine: &M) -> Result<Vec<bool>> {
+        let mut written = vec![false; self.graph.values.len()];
+        if let Some(loss) = &mut self.cotangent[self.loss.0] {
+            machine.fill(loss, 1.0)?;
+            written[self.loss.0] = true;
+        }
+        Ok(written)
     }
 
     fn push(&mut self, machine: &M, plan: &Plan) -> Result<()> {
         fill_plane(&self.graph, machine, &mut self.tangent, |n| plan.moves[n])?;
-        let Self { graph, primal, tangent, .. } = self;
-        for node in graph.nodes.iter_mut().filter(|node| plan.moves[node.output.0]) {
+        let Self { graph, primal, tangent, loss, .. } = self;
+        let read = |node: &&mut Node<M>| node.output != *loss || node.operation.reads_value();
+        for node in graph.nodes.iter_mut().filter(|node| plan.moves[node.output.0]).filter(read) {
             let Some(mut made) = tangent[node.output.0].take() else { unreachable!("the plan has made it") };
-            if !node.operation.writes() {
-                machine.fill(&mut made, 0.0)?;
-            }
             let moving = |value: &ValueId| if plan.moves[value.0] { tangent[value.0].as_ref() } else { None };
             let x: Vec<_> = node.inputs.iter().map(|value| at::<M>(primal, *value)).collect();
             let x_tangent: Vec<_> = node.inputs.iter().map(moving).collect();

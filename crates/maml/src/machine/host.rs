@@ -5,7 +5,7 @@ use faer::{Accum, MatMut, MatRef, Par};
 use theria_contract::{Attention, Tensor};
 use theria_reference::Real;
 
-use super::{Machine, Product, Rowwise, Sweep, Update, expect};
+use super::{Machine, Place, Places, Product, Rows, Rowwise, Sweep, Update, expect};
 use crate::Result;
 use crate::number::{Dual, Number};
 
@@ -33,12 +33,12 @@ fn matrix<R: Real>(data: &[R], rows: usize, columns: usize, transposed: bool) ->
 }
 
 /// The rows of an operand that belong to row `r`.
-fn row<R>(data: &[R], rows: super::Rows, r: usize) -> &[R] {
+fn row<R>(data: &[R], rows: Rows, r: usize) -> &[R] {
     let at = rows.follow.row(r) * rows.width;
     &data[at..at + rows.width]
 }
 
-fn row_mut<R>(data: &mut [R], rows: super::Rows, r: usize) -> &mut [R] {
+fn row_mut<R>(data: &mut [R], rows: Rows, r: usize) -> &mut [R] {
     let at = rows.follow.row(r) * rows.width;
     &mut data[at..at + rows.width]
 }
@@ -74,6 +74,18 @@ impl<R: Number> Duals<R> {
     }
 }
 
+/// The memory of places, zero where nothing is to be added to.
+fn open<'a, R: Real + Number>(into: &'a mut Places<'_, Tensor<R>>) -> Vec<Option<&'a mut [R]>> {
+    let each = |place: &'a mut Place<'_, Tensor<R>>| {
+        let data = place.to.data_mut();
+        if !std::mem::replace(&mut place.add, true) {
+            data.fill(Number::constant(0.0));
+        }
+        data
+    };
+    into.iter_mut().map(|place| place.as_mut().map(each)).collect()
+}
+
 impl<A, R> Machine for Host<A, R>
 where
     A: Attention<R, Storage = theria_contract::Host>,
@@ -87,14 +99,20 @@ where
         &self.attention
     }
 
-    fn multiply(&self, product: Product, a: &Tensor<R>, b: &Tensor<R>, out: &mut Tensor<R>) -> Result<()> {
+    fn multiply(
+        &self,
+        product: Product,
+        a: &Tensor<R>,
+        b: &Tensor<R>,
+        out: &mut Place<'_, Tensor<R>>,
+    ) -> Result<()> {
         let Product { rows, inner, columns, a_transposed, b_transposed } = product;
         expect("the first factor", a.data().len(), rows * inner)?;
         expect("the second factor", b.data().len(), inner * columns)?;
-        expect("the product", out.data().len(), rows * columns)?;
+        expect("the product", out.to.data().len(), rows * columns)?;
         matmul(
-            MatMut::from_row_major_slice_mut(out.data_mut(), rows, columns),
-            Accum::Add,
+            MatMut::from_row_major_slice_mut(out.to.data_mut(), rows, columns),
+            if std::mem::replace(&mut out.add, true) { Accum::Add } else { Accum::Replace },
             matrix(a.data(), rows, inner, a_transposed),
             matrix(b.data(), inner, columns, b_transposed),
             Number::constant(1.0),
@@ -105,6 +123,7 @@ where
 
     fn value<K: Rowwise>(&self, kernel: K, sweep: &Sweep, x: &[&Tensor<R>], y: &mut Tensor<R>) -> Result<()> {
         let x: Vec<&[R]> = x.iter().map(|x| x.data()).collect();
+        y.data_mut().fill(Number::constant(0.0));
         let mut rows = Vec::with_capacity(x.len());
         for r in 0..sweep.rows {
             rows.clear();
@@ -124,6 +143,7 @@ where
     ) -> Result<()> {
         let x: Vec<&[R]> = x.iter().map(|x| x.data()).collect();
         let x_tangent: Vec<_> = x_tangent.iter().map(|x| x.map(Tensor::data)).collect();
+        y_tangent.data_mut().fill(Number::constant(0.0));
         let mut duals = Duals::of(sweep);
         let mut made = vec![Dual::constant(0.0); sweep.output.width];
         for r in 0..sweep.rows {
@@ -143,15 +163,16 @@ where
         sweep: &Sweep,
         x: &[&Tensor<R>],
         g: &Tensor<R>,
-        into: &mut [Option<&mut Tensor<R>>],
+        into: &mut Places<'_, Tensor<R>>,
     ) -> Result<()> {
         let x: Vec<&[R]> = x.iter().map(|x| x.data()).collect();
+        let mut into = open(into);
         for r in 0..sweep.rows {
             let rows: Vec<&[R]> = x.iter().zip(&sweep.inputs).map(|(x, at)| row(x, *at, r)).collect();
             let mut into: Vec<Option<&mut [R]>> = into
                 .iter_mut()
                 .zip(&sweep.inputs)
-                .map(|(into, at)| into.as_mut().map(|into| row_mut(into.data_mut(), *at, r)))
+                .map(|(into, at)| into.as_deref_mut().map(|into| row_mut(into, *at, r)))
                 .collect();
             kernel.pull(&rows, row(g.data(), sweep.output, r), &mut into);
         }
@@ -166,10 +187,11 @@ where
         x_tangent: &[Option<&Tensor<R>>],
         g: &Tensor<R>,
         g_tangent: Option<&Tensor<R>>,
-        into: &mut [Option<&mut Tensor<R>>],
+        into: &mut Places<'_, Tensor<R>>,
     ) -> Result<()> {
         let x: Vec<&[R]> = x.iter().map(|x| x.data()).collect();
         let x_tangent: Vec<_> = x_tangent.iter().map(|x| x.map(Tensor::data)).collect();
+        let mut into = open(into);
         let zero = Dual::constant(0.0);
         let (mut duals, mut cotangent) = (Duals::of(sweep), vec![zero; sweep.output.width]);
         let mut made: Vec<Option<Vec<Dual<R>>>> = into
@@ -188,7 +210,7 @@ where
             kernel.pull(&duals.get(), &cotangent, &mut lent);
             for ((into, made), at) in into.iter_mut().zip(&made).zip(&sweep.inputs) {
                 if let (Some(into), Some(made)) = (into, made) {
-                    for (to, made) in row_mut(into.data_mut(), *at, r).iter_mut().zip(made) {
+                    for (to, made) in row_mut(into, *at, r).iter_mut().zip(made) {
                         *to += made.tangent;
                     }
                 }
@@ -202,20 +224,9 @@ where
         for given in state.iter().map(|x| x.data().len()).chain(read.iter().map(|x| x.data().len())) {
             expect("an operand of an update", given, count)?;
         }
-        let zero = <R as Number>::constant(0.0);
-        let (mut numbers, mut numbers_read) = (vec![zero; state.len()], vec![zero; read.len()]);
-        for n in 0..count {
-            for (to, from) in numbers.iter_mut().zip(state.iter()) {
-                *to = from.data()[n];
-            }
-            for (to, from) in numbers_read.iter_mut().zip(read) {
-                *to = from.data()[n];
-            }
-            kernel.update(&mut numbers, &numbers_read);
-            for (to, from) in state.iter_mut().zip(&numbers) {
-                to.data_mut()[n] = *from;
-            }
-        }
+        let mut state: Vec<&mut [R]> = state.iter_mut().map(|tensor| tensor.data_mut()).collect();
+        let read: Vec<&[R]> = read.iter().map(|tensor| tensor.data()).collect();
+        kernel.update(&mut state, &read);
         Ok(())
     }
 

@@ -57,10 +57,16 @@ impl Follow {
     }
 }
 
+/// Places for cotangents of operands, of those that are wanted.
+pub type Places<'a, T> = [Option<Place<'a, T>>];
+
 /// A function of rows: of one row of each operand, to one row of the result.
 pub trait Rowwise: Copy + fmt::Debug + Send + Sync + 'static {
     /// The name, for messages.
     const NAME: &'static str;
+
+    /// Whether rows mean nothing to it: several of them may be one longer row.
+    const ELEMENTWISE: bool = false;
 
     /// Adds the result to `y`.
     fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]);
@@ -89,10 +95,53 @@ pub struct Sweep {
     pub output: Rows,
 }
 
+impl Sweep {
+    /// The same over fewer and longer rows, for a function to which rows mean nothing, where operands have rows of their
+    /// own and the result has, too, or is one number of all.
+    pub(crate) fn joined(mut self) -> Self {
+        /// Elements of a row that are enough.
+        const LONG: usize = 1024;
+        let own = |rows: &Rows| rows.follow == Follow::OWN;
+        let total = self.output.follow == Follow::Shared(self.rows) && self.output.width == 1;
+        let widest = self.inputs.iter().map(|rows| rows.width).max().unwrap_or(0);
+        if !self.inputs.iter().all(own) || !(total || own(&self.output)) || widest == 0 {
+            return self;
+        }
+        let most = (LONG / widest).clamp(1, self.rows.max(1));
+        let Some(factor) = (1..=most).rev().find(|factor| self.rows.is_multiple_of(*factor)) else {
+            return self;
+        };
+        self.rows /= factor;
+        self.inputs.iter_mut().for_each(|rows| rows.width *= factor);
+        if total {
+            self.output.follow = Follow::Shared(self.rows);
+        } else {
+            self.output.width *= factor;
+        }
+        self
+    }
+}
+
+/// A place for a result.
+#[derive(Debug)]
+pub struct Place<'a, T> {
+    /// Where.
+    pub to: &'a mut T,
+    /// Whether what is there is added to; otherwise it is of no account. Who writes sets it.
+    pub add: bool,
+}
+
+impl<'a, T> Place<'a, T> {
+    /// What is there is of no account.
+    pub fn fresh(to: &'a mut T) -> Self {
+        Self { to, add: false }
+    }
+}
+
 /// A change of numbers in place, element by element: a step of an optimiser, or its pull-back.
 pub trait Update: Copy + fmt::Debug + Send + Sync + 'static {
-    /// Changes `state` by what is read.
-    fn update<N: Number>(&self, state: &mut [N], read: &[N]);
+    /// Changes lists by others, all as long: element n of them by element n.
+    fn update<N: Number>(&self, state: &mut [&mut [N]], read: &[&[N]]);
 }
 
 /// Memory, attention, and the primitives that operations are written on.
@@ -112,16 +161,16 @@ pub trait Machine: Sized {
         self.attention().storage()
     }
 
-    /// `out += a · b`.
+    /// `a · b`.
     fn multiply(
         &self,
         product: Product,
         a: &TensorOf<Self>,
         b: &TensorOf<Self>,
-        out: &mut TensorOf<Self>,
+        out: &mut Place<'_, TensorOf<Self>>,
     ) -> Result<()>;
 
-    /// Adds a function of rows to `y`.
+    /// A function of rows.
     fn value<K: Rowwise>(
         &self,
         kernel: K,
@@ -130,7 +179,7 @@ pub trait Machine: Sized {
         y: &mut TensorOf<Self>,
     ) -> Result<()>;
 
-    /// Adds its push-forward to `y_tangent`: operands without a tangent do not move.
+    /// Its push-forward: operands without a tangent do not move.
     fn push<K: Rowwise>(
         &self,
         kernel: K,
@@ -140,17 +189,17 @@ pub trait Machine: Sized {
         y_tangent: &mut TensorOf<Self>,
     ) -> Result<()>;
 
-    /// Adds its pull-back of `g` to the cotangents that are wanted.
+    /// Its pull-back of `g`, to the cotangents that are wanted.
     fn pull<K: Rowwise>(
         &self,
         kernel: K,
         sweep: &Sweep,
         x: &[&TensorOf<Self>],
         g: &TensorOf<Self>,
-        into: &mut [Option<&mut TensorOf<Self>>],
+        into: &mut Places<'_, TensorOf<Self>>,
     ) -> Result<()>;
 
-    /// Adds the tangent of its pull-back to the tangents of cotangents that are wanted.
+    /// The tangent of its pull-back, to the tangents of cotangents that are wanted.
     fn pull_tangent<K: Rowwise>(
         &self,
         kernel: K,
@@ -159,7 +208,7 @@ pub trait Machine: Sized {
         x_tangent: &[Option<&TensorOf<Self>>],
         g: &TensorOf<Self>,
         g_tangent: Option<&TensorOf<Self>>,
-        into: &mut [Option<&mut TensorOf<Self>>],
+        into: &mut Places<'_, TensorOf<Self>>,
     ) -> Result<()>;
 
     /// Changes tensors of one size, element by element.

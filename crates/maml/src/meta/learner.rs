@@ -9,12 +9,12 @@
 //! ```
 //!
 //! H γ and the mixed product come of one sweep: the tangent of the gradient along γ. What is kept of the way forward is
-//! θ_k, and what the optimiser remembered.
+//! `θ_k`, and what the optimiser remembered.
 
 use theria_contract::{Layout, Storage};
 
 use super::Optimiser;
-use super::optimiser::{PullStep, Step};
+use super::optimiser::{PullRate, PullStep, Step};
 use crate::graph::{Model, Plan, ValueId};
 use crate::machine::{Machine, TensorOf, Update};
 use crate::number::Number;
@@ -29,6 +29,26 @@ pub struct Inner {
     pub optimiser: Optimiser,
     /// The rate of each adapted parameter.
     pub rates: Vec<f64>,
+    /// Whether the rates have gradients, too. What they are made of is kept then.
+    pub learns_rates: bool,
+}
+
+impl Inner {
+    /// A loop of as many steps with one rate for as many parameters, which is not learned.
+    pub fn new(steps: usize, optimiser: Optimiser, rate: f64, parameters: usize) -> Self {
+        Self { steps, optimiser, rates: vec![rate; parameters], learns_rates: false }
+    }
+
+    /// With gradients of the rates.
+    #[must_use]
+    pub fn learning_rates(mut self) -> Self {
+        self.learns_rates = true;
+        self
+    }
+
+    fn keeps_gradients(&self) -> bool {
+        self.learns_rates || self.optimiser.reads_gradient()
+    }
 }
 
 /// How much of the way is differentiated.
@@ -51,7 +71,7 @@ pub struct Adapted {
     pub after: f64,
 }
 
-/// What is kept of a step: for each adapted parameter θ_k, g_k, and the memories after it.
+/// What is kept of a step: for each adapted parameter `θ_k`, `g_k` where it is read, and the memories after it.
 struct Kept<M: Machine> {
     theta: Vec<TensorOf<M>>,
     gradient: Vec<TensorOf<M>>,
@@ -77,7 +97,6 @@ pub struct Learner<M: Machine> {
     second: Plan,
     way: Vec<Kept<M>>,
     lambda: Vec<TensorOf<M>>,
-    gamma: Vec<TensorOf<M>>,
     of_rate: Vec<TensorOf<M>>,
     cotangents: Vec<Vec<TensorOf<M>>>,
     of_still: Vec<TensorOf<M>>,
@@ -89,8 +108,10 @@ pub struct Learner<M: Machine> {
 struct Plus(f64);
 
 impl Update for Plus {
-    fn update<N: Number>(&self, state: &mut [N], read: &[N]) {
-        state[0] += N::constant(self.0) * read[0];
+    fn update<N: Number>(&self, state: &mut [&mut [N]], read: &[&[N]]) {
+        for (to, from) in state[0].iter_mut().zip(read[0]) {
+            *to += N::constant(self.0) * *from;
+        }
     }
 }
 
@@ -145,8 +166,7 @@ impl<M: Machine> Learner<M> {
             second: support.plan(&all, &supports(&adapted)),
             way: Vec::new(),
             lambda: tensors(&adapted)?,
-            gamma: tensors(&adapted)?,
-            of_rate: tensors(&adapted)?,
+            of_rate: Vec::new(),
             cotangents: Vec::new(),
             of_still: tensors(&still)?,
             rates: vec![0.0; adapted.len()],
@@ -178,7 +198,7 @@ impl<M: Machine> Learner<M> {
         self.lambda.iter().chain(&self.of_still)
     }
 
-    /// The gradients of the rates that were computed last.
+    /// The gradients of the rates that were computed last; zero where they were not asked for.
     pub fn rate_gradients(&self) -> &[f64] {
         &self.rates
     }
@@ -205,7 +225,7 @@ impl<M: Machine> Learner<M> {
             machine.copy(from, self.query.tensor_mut(pair.query))?;
         }
         let before = self.adapt(machine, inner)?;
-        self.query.gradient(machine, &self.on_query)?;
+        self.query.loss_and_gradient(machine, &self.on_query)?;
         for (pair, lambda) in self.adapted.iter().zip(&mut self.lambda) {
             machine.copy(self.query.gradient_of(pair.query), lambda)?;
         }
@@ -219,11 +239,15 @@ impl<M: Machine> Learner<M> {
             Mode::FirstOrder => 0,
         };
         self.rates.fill(0.0);
-        self.make_cotangents(machine, inner.optimiser)?;
+        self.make_cotangents(machine, inner)?;
         for k in (0..inner.steps).rev() {
-            self.pull_step(machine, inner, k)?;
+            let curved = k >= inner.steps - steps;
             // Before the last steps λ goes on as it is; the rates' gradients are made of it all the same.
-            if k >= inner.steps - steps {
+            if !curved && !inner.learns_rates {
+                break;
+            }
+            self.pull_step(machine, inner, k)?;
+            if curved {
                 self.add_hessian(machine, k)?;
             }
         }
@@ -233,38 +257,50 @@ impl<M: Machine> Learner<M> {
     /// Goes all steps, keeps what is needed of them, and leaves the last θ in the model of the query.
     fn adapt(&mut self, machine: &M, inner: &Inner) -> Result<Option<f64>> {
         let memories = inner.optimiser.memories();
-        let fits = |kept: &Kept<M>| kept.memories.iter().all(|all| all.len() == memories);
+        let gradients = if inner.keeps_gradients() { self.adapted.len() } else { 0 };
+        let fits = |kept: &Kept<M>| {
+            kept.gradient.len() == gradients && kept.memories.iter().all(|all| all.len() == memories)
+        };
         if !self.way.iter().all(fits) {
             self.way.clear();
         }
         while self.way.len() < inner.steps {
             let of = |pair: &Pair| like(machine, &self.support, pair.support);
-            let tensors = || self.adapted.iter().map(of).collect::<Result<Vec<_>>>();
+            let tensors = |count: usize| self.adapted.iter().take(count).map(of).collect::<Result<Vec<_>>>();
             let many = |pair: &Pair| (0..memories).map(|_| of(pair)).collect::<Result<Vec<_>>>();
             let memories = self.adapted.iter().map(many).collect::<Result<Vec<_>>>()?;
-            self.way.push(Kept { theta: tensors()?, gradient: tensors()?, memories });
+            self.way.push(Kept {
+                theta: tensors(self.adapted.len())?,
+                gradient: tensors(gradients)?,
+                memories,
+            });
         }
         let mut before = None;
         for k in 0..inner.steps {
-            self.support.gradient(machine, &self.on_support)?;
             if k == 0 {
+                self.support.loss_and_gradient(machine, &self.on_support)?;
                 before = Some(finite("the loss", self.support.loss(machine)?, k)?);
+            } else {
+                self.support.gradient(machine, &self.on_support)?;
             }
             for (n, pair) in self.adapted.iter().enumerate() {
                 let (earlier, rest) = self.way.split_at_mut(k);
                 let kept = &mut rest[0];
-                machine.copy(self.support.tensor(pair.support), &mut kept.theta[n])?;
-                machine.copy(self.support.gradient_of(pair.support), &mut kept.gradient[n])?;
+                let (theta, gradient) = self.support.parameter_and_gradient(pair.support);
+                machine.copy(theta, &mut kept.theta[n])?;
+                if let Some(kept) = kept.gradient.get_mut(n) {
+                    machine.copy(gradient, kept)?;
+                }
                 for (m, memory) in kept.memories[n].iter_mut().enumerate() {
                     match earlier.last() {
                         Some(last) => machine.copy(&last.memories[n][m], memory)?,
                         None => machine.fill(memory, 0.0)?,
                     }
                 }
-                let step = Step { optimiser: inner.optimiser, rate: inner.rates[n], step: k };
-                let mut state = vec![self.support.tensor_mut(pair.support)];
+                let step = Step { optimiser: inner.optimiser, rate: inner.rates[n], number: k };
+                let mut state = vec![theta];
                 state.extend(kept.memories[n].iter_mut());
-                machine.update(step, &mut state, &[&kept.gradient[n]])?;
+                machine.update(step, &mut state, &[gradient])?;
             }
         }
         for pair in &self.adapted {
@@ -273,9 +309,13 @@ impl<M: Machine> Learner<M> {
         Ok(before)
     }
 
-    /// Cotangents of what the optimiser remembers, zero.
-    fn make_cotangents(&mut self, machine: &M, optimiser: Optimiser) -> Result<()> {
-        let memories = optimiser.memories();
+    /// Cotangents of what the optimiser remembers, zero; and room for those of rates.
+    fn make_cotangents(&mut self, machine: &M, inner: &Inner) -> Result<()> {
+        let memories = inner.optimiser.memories();
+        if inner.learns_rates && self.of_rate.is_empty() {
+            let one = |pair: &Pair| like(machine, &self.support, pair.support);
+            self.of_rate = self.adapted.iter().map(one).collect::<Result<_>>()?;
+        }
         if self.cotangents.first().is_none_or(|all| all.len() != memories) {
             let many =
                 |pair: &Pair| (0..memories).map(|_| like(machine, &self.support, pair.support)).collect();
@@ -284,26 +324,33 @@ impl<M: Machine> Learner<M> {
         self.cotangents.iter_mut().flatten().try_for_each(|tensor| machine.fill(tensor, 0.0))
     }
 
-    /// γ_k of λ_{k+1}, and what it adds to the gradients of the rates.
+    /// `γ_k` of `λ_{k+1}`, as the direction that the support's parameters move along, and what the step adds to the
+    /// gradients of the rates.
     fn pull_step(&mut self, machine: &M, inner: &Inner, k: usize) -> Result<()> {
         let kept = &self.way[k];
-        for n in 0..self.adapted.len() {
-            let step = Step { optimiser: inner.optimiser, rate: inner.rates[n], step: k };
-            let mut state = vec![&mut self.gamma[n], &mut self.of_rate[n]];
+        for (n, pair) in self.adapted.iter().enumerate() {
+            let step = Step { optimiser: inner.optimiser, rate: inner.rates[n], number: k };
+            let of_step = kept.gradient.get(n).into_iter();
+            if inner.learns_rates {
+                let mut read = vec![&self.lambda[n]];
+                read.extend(of_step.clone().chain(&kept.memories[n]));
+                machine.update(PullRate(step), &mut [&mut self.of_rate[n]], &read)?;
+                self.rates[n] += machine.sum(&self.of_rate[n])?;
+            }
+            let gamma = self.support.direction_mut(machine, &self.second, pair.support)?;
+            let mut state = vec![gamma];
             state.extend(self.cotangents[n].iter_mut());
-            let mut read = vec![&self.lambda[n], &kept.gradient[n]];
-            read.extend(&kept.memories[n]);
+            let mut read = vec![&self.lambda[n]];
+            read.extend(of_step.filter(|_| inner.optimiser.reads_gradient()).chain(&kept.memories[n]));
             machine.update(PullStep(step), &mut state, &read)?;
-            self.rates[n] += machine.sum(&self.of_rate[n])?;
         }
         Ok(())
     }
 
-    /// λ_k and ∂F/∂φ of γ_k: the tangent of the gradient at θ_k along it.
+    /// `λ_k` and ∂F/∂φ of `γ_k`: the tangent of the gradient at `θ_k` along it.
     fn add_hessian(&mut self, machine: &M, k: usize) -> Result<()> {
-        for (n, pair) in self.adapted.iter().enumerate() {
-            machine.copy(&self.way[k].theta[n], self.support.tensor_mut(pair.support))?;
-            machine.copy(&self.gamma[n], self.support.direction_mut(machine, &self.second, pair.support)?)?;
+        for (theta, pair) in self.way[k].theta.iter().zip(&self.adapted) {
+            machine.copy(theta, self.support.tensor_mut(pair.support))?;
         }
         self.support.gradient_tangent(machine, &self.second)?;
         let sums = self.adapted.iter().zip(&mut self.lambda).chain(self.still.iter().zip(&mut self.of_still));

@@ -42,6 +42,11 @@ impl Optimiser {
     /// Adam as it is used nearly everywhere.
     pub const ADAM: Self = Self::Adam { first: 0.9, second: 0.999, epsilon: 1e-8 };
 
+    /// Whether its pull-back is made of the gradient itself.
+    pub(super) fn reads_gradient(self) -> bool {
+        matches!(self, Self::Adam { .. })
+    }
+
     /// Tensors that it remembers for each parameter.
     pub fn memories(self) -> usize {
         match self {
@@ -58,69 +63,119 @@ pub(super) struct Step {
     pub(super) optimiser: Optimiser,
     pub(super) rate: f64,
     /// Counted from 0.
-    pub(super) step: usize,
+    pub(super) number: usize,
 }
 
 /// 1 - decayᵗ.
-fn correction(decay: f64, step: usize) -> f64 {
-    1.0 - decay.powi(step as i32 + 1)
+fn correction(decay: f64, number: usize) -> f64 {
+    1.0 - decay.powi(number as i32 + 1)
 }
 
 impl Update for Step {
-    fn update<N: Number>(&self, state: &mut [N], read: &[N]) {
-        let (rate, g) = (N::constant(self.rate), read[0]);
-        match self.optimiser {
-            Optimiser::Sgd => state[0] = state[0] - rate * g,
-            Optimiser::Momentum { decay } => {
-                state[1] = N::constant(decay) * state[1] + g;
-                state[0] = state[0] - rate * state[1];
+    fn update<N: Number>(&self, state: &mut [&mut [N]], read: &[&[N]]) {
+        let (rate, one) = (N::constant(self.rate), N::constant(1.0));
+        match (self.optimiser, state, read) {
+            (Optimiser::Sgd, [theta], [g]) => {
+                for (theta, g) in theta.iter_mut().zip(*g) {
+                    *theta = *theta - rate * *g;
+                }
             }
-            Optimiser::Adam { first, second, epsilon } => {
-                state[1] = N::constant(first) * state[1] + N::constant(1.0 - first) * g;
-                state[2] = N::constant(second) * state[2] + N::constant(1.0 - second) * g * g;
-                let mean = state[1] / N::constant(correction(first, self.step));
-                let root = (state[2] / N::constant(correction(second, self.step))).sqrt();
-                state[0] = state[0] - rate * mean / (root + N::constant(epsilon));
+            (Optimiser::Momentum { decay }, [theta, velocity], [g]) => {
+                let decay = N::constant(decay);
+                for ((theta, velocity), g) in theta.iter_mut().zip(velocity.iter_mut()).zip(*g) {
+                    *velocity = decay * *velocity + *g;
+                    *theta = *theta - rate * *velocity;
+                }
             }
+            (Optimiser::Adam { first, second, epsilon }, [theta, mean, square], [g]) => {
+                let (c1, c2) = (correction(first, self.number), correction(second, self.number));
+                let [c1, c2, epsilon, first, second] = [c1, c2, epsilon, first, second].map(N::constant);
+                let memories = mean.iter_mut().zip(square.iter_mut());
+                for ((theta, (mean, square)), g) in theta.iter_mut().zip(memories).zip(*g) {
+                    *mean = first * *mean + (one - first) * *g;
+                    *square = second * *square + (one - second) * *g * *g;
+                    *theta = *theta - rate * (*mean / c1) / ((*square / c2).sqrt() + epsilon);
+                }
+            }
+            (optimiser, state, read) => wrong(optimiser, state.len(), read.len()),
         }
     }
 }
 
-/// The pull-back of a step: changes the cotangents of memories, and writes γ and what each element adds to the gradient
-/// of the rate; reads λ, g, and the memories after the step. The state is γ, that, and the cotangents.
+/// A loop of this crate called a step with what it does not take.
+fn wrong(optimiser: Optimiser, state: usize, read: usize) {
+    unreachable!("{optimiser:?} was given {state} tensors to change and {read} to read");
+}
+
+/// The pull-back of a step: writes γ and changes the cotangents of memories; reads λ, g where it is read, and the memories
+/// after the step.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PullStep(pub(super) Step);
 
 impl Update for PullStep {
-    fn update<N: Number>(&self, state: &mut [N], read: &[N]) {
-        let Step { optimiser, rate, step } = self.0;
-        let (rate, lambda, g) = (N::constant(rate), read[0], read[1]);
-        match optimiser {
-            Optimiser::Sgd => {
-                state[0] = -(rate * lambda);
-                state[1] = -(lambda * g);
-            }
-            Optimiser::Momentum { decay } => {
-                let velocity = state[2] - rate * lambda;
-                state[0] = velocity;
-                state[1] = -(lambda * read[2]);
-                state[2] = N::constant(decay) * velocity;
-            }
-            Optimiser::Adam { first, second, epsilon } => {
-                let (c1, c2) = (N::constant(correction(first, step)), N::constant(correction(second, step)));
-                let (mean, root) = (read[2] / c1, (read[3] / c2).sqrt());
-                let below = root + N::constant(epsilon);
-                let of_mean = state[2] - rate * lambda / (c1 * below);
-                let mut of_square = state[3];
-                if root.value() > 0.0 {
-                    of_square += rate * lambda * mean / (N::constant(2.0) * c2 * root * below * below);
+    fn update<N: Number>(&self, state: &mut [&mut [N]], read: &[&[N]]) {
+        let Step { optimiser, rate, number } = self.0;
+        let (rate, one, two) = (N::constant(rate), N::constant(1.0), N::constant(2.0));
+        match (optimiser, state, read) {
+            (Optimiser::Sgd, [gamma], [lambda]) => {
+                for (gamma, lambda) in gamma.iter_mut().zip(*lambda) {
+                    *gamma = -(rate * *lambda);
                 }
-                state[0] =
-                    N::constant(1.0 - first) * of_mean + N::constant(2.0 * (1.0 - second)) * g * of_square;
-                state[1] = -(lambda * mean / below);
-                state[2] = N::constant(first) * of_mean;
-                state[3] = N::constant(second) * of_square;
             }
+            (Optimiser::Momentum { decay }, [gamma, of_velocity], [lambda, _]) => {
+                for ((gamma, of_velocity), lambda) in
+                    gamma.iter_mut().zip(of_velocity.iter_mut()).zip(*lambda)
+                {
+                    *gamma = *of_velocity - rate * *lambda;
+                    *of_velocity = N::constant(decay) * *gamma;
+                }
+            }
+            (
+                Optimiser::Adam { first, second, epsilon },
+                [gamma, of_mean, of_square],
+                [lambda, g, mean, square],
+            ) => {
+                let (c1, c2) = (correction(first, number), correction(second, number));
+                let [c1, c2, epsilon, first, second] = [c1, c2, epsilon, first, second].map(N::constant);
+                for n in 0..gamma.len() {
+                    let (lambda, g, mean, root) = (lambda[n], g[n], mean[n] / c1, (square[n] / c2).sqrt());
+                    let below = root + epsilon;
+                    of_mean[n] = of_mean[n] - rate * lambda / (c1 * below);
+                    if root.value() > 0.0 {
+                        of_square[n] += rate * lambda * mean / (two * c2 * root * below * below);
+                    }
+                    gamma[n] = (one - first) * of_mean[n] + two * (one - second) * g * of_square[n];
+                    of_mean[n] = first * of_mean[n];
+                    of_square[n] = second * of_square[n];
+                }
+            }
+            (optimiser, state, read) => wrong(optimiser, state.len(), read.len()),
+        }
+    }
+}
+
+/// What each element adds to the gradient of the rate: writes it, and reads λ, g, and the memories after the step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PullRate(pub(super) Step);
+
+impl Update for PullRate {
+    fn update<N: Number>(&self, state: &mut [&mut [N]], read: &[&[N]]) {
+        let Step { optimiser, number, .. } = self.0;
+        match (optimiser, state, read) {
+            (Optimiser::Sgd, [made], [lambda, step])
+            | (Optimiser::Momentum { .. }, [made], [lambda, _, step]) => {
+                for ((made, lambda), step) in made.iter_mut().zip(*lambda).zip(*step) {
+                    *made = -(*lambda * *step);
+                }
+            }
+            (Optimiser::Adam { first, second, epsilon }, [made], [lambda, _, mean, square]) => {
+                let (c1, c2) = (correction(first, number), correction(second, number));
+                let [c1, c2, epsilon] = [c1, c2, epsilon].map(N::constant);
+                for (((made, lambda), mean), square) in made.iter_mut().zip(*lambda).zip(*mean).zip(*square) {
+                    *made = -(*lambda * (*mean / c1) / ((*square / c2).sqrt() + epsilon));
+                }
+            }
+            (optimiser, state, read) => wrong(optimiser, state.len(), read.len()),
         }
     }
 }
@@ -143,33 +198,44 @@ mod tests {
 
     /// Σ cotangent · (what there is after the step), with its derivative along the nth of what there is before.
     fn along(optimiser: Optimiser, n: usize) -> f64 {
-        let at = |m: usize| Dual { value: BEFORE[m], tangent: if m == n { 1.0 } else { 0.0 } };
+        let at = |m: usize| [Dual { value: BEFORE[m], tangent: if m == n { 1.0 } else { 0.0 } }];
         let mut state = [at(0), at(1), at(2)];
         let kept = state;
-        Step { optimiser, rate: BEFORE[4], step: 2 }.update(&mut state[..=optimiser.memories()], &[at(3)]);
-        let moved: f64 = (0..=optimiser.memories()).map(|m| COTANGENTS[m] * state[m].tangent).sum();
+        let memories = optimiser.memories();
+        let mut lent: Vec<&mut [_]> = state.iter_mut().take(1 + memories).map(|x| &mut x[..]).collect();
+        Step { optimiser, rate: BEFORE[4], number: 2 }.update(&mut lent, &[&at(3)]);
+        let moved: f64 = (0..=memories).map(|m| COTANGENTS[m] * state[m][0].tangent).sum();
         // The step is linear in the rate.
-        let by_rate = COTANGENTS[0] * (state[0].value - kept[0].value) / BEFORE[4];
+        let by_rate = COTANGENTS[0] * (state[0][0].value - kept[0][0].value) / BEFORE[4];
         if n == 4 { by_rate } else { moved }
     }
 
     #[test]
     fn pull_backs_of_steps_are_the_transposes_of_their_derivatives() {
         for optimiser in ALL {
-            let step = Step { optimiser, rate: BEFORE[4], step: 2 };
-            let mut after = [BEFORE[0], BEFORE[1], BEFORE[2]];
-            step.update(&mut after[..=optimiser.memories()], &[BEFORE[3]]);
-            let mut state = [f64::NAN, f64::NAN, COTANGENTS[1], COTANGENTS[2]];
+            let step = Step { optimiser, rate: BEFORE[4], number: 2 };
             let memories = optimiser.memories();
-            PullStep(step)
-                .update(&mut state[..2 + memories], &[COTANGENTS[0], BEFORE[3], after[1], after[2]]);
+            let mut after = [[BEFORE[0]], [BEFORE[1]], [BEFORE[2]]];
+            let mut lent: Vec<&mut [_]> = after.iter_mut().take(1 + memories).map(|x| &mut x[..]).collect();
+            step.update(&mut lent, &[&[BEFORE[3]]]);
+            let mut made = [[f64::NAN], [COTANGENTS[1]], [COTANGENTS[2]]];
+            let mut lent: Vec<&mut [_]> = made.iter_mut().take(1 + memories).map(|x| &mut x[..]).collect();
+            let all = [&[COTANGENTS[0]][..], &[BEFORE[3]], &after[1], &after[2]];
+            let mut read = all[..2 + memories].to_vec();
+            let mut of_rate = [f64::NAN];
+            PullRate(step).update(&mut [&mut of_rate[..]], &read);
+            if !optimiser.reads_gradient() {
+                read.remove(1);
+            }
+            PullStep(step).update(&mut lent, &read);
+            let state = made.map(|x| x[0]);
             let close = |given: f64, n: usize| {
                 let expected = along(optimiser, n);
                 assert!((given - expected).abs() < 1e-14, "{optimiser:?} {n}: {given} {expected}");
             };
             close(state[0], 3);
-            close(state[1], 4);
-            (0..memories).for_each(|m| close(state[2 + m], 1 + m));
+            close(of_rate[0], 4);
+            (0..memories).for_each(|m| close(state[1 + m], 1 + m));
             assert!((state[0] * 1.001 - along(optimiser, 3)).abs() > 1e-5, "what is a little off is seen");
         }
     }

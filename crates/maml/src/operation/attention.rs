@@ -67,22 +67,22 @@ fn inputs<'a, M: Machine>(x: &[&'a TensorOf<M>]) -> Inputs<'a, M::Storage, M::El
 }
 
 impl<M: Machine> Attention<M> {
-    fn room(&mut self, machine: &M) -> Result<&mut Room<M>> {
-        if self.room.is_none() {
-            let shape = self.problem.shape();
-            let storage = machine.storage();
-            let statistic = || storage.allocate(Layout::contiguous(shape.rows())?);
-            let serves = |rule: &Rule| machine.attention().support(&self.problem, *rule).is_exact();
-            let bytes = |rule| machine.attention().workspace_bytes(&self.problem, rule);
-            let most = Rule::ALL.into_iter().filter(serves).map(bytes).max().unwrap_or(0);
-            self.room = Some(Room {
+    /// The problem, and room enough for a call of a rule.
+    fn ready(&mut self, machine: &M, rule: Rule) -> Result<(&Problem, &mut Room<M>)> {
+        let storage = machine.storage();
+        let bytes = machine.attention().workspace_bytes(&self.problem, rule);
+        let statistic = || storage.allocate(Layout::contiguous(self.problem.shape().rows())?);
+        let room = match self.room.take() {
+            Some(room) if M::Storage::workspace_bytes(&room.workspace) >= bytes => room,
+            Some(room) => Room { workspace: storage.workspace(bytes)?, ..room },
+            None => Room {
                 lse: statistic()?,
                 mu: statistic()?,
-                workspace: storage.workspace(most)?,
+                workspace: storage.workspace(bytes)?,
                 spare: [None, None, None],
-            });
-        }
-        self.room.as_mut().ok_or(Error::Elements { what: "the room of a call", given: 0, expected: 1 })
+            },
+        };
+        Ok((&self.problem, self.room.insert(room)))
     }
 
     /// Views of the places that are wanted, and of spare ones for the others.
@@ -96,16 +96,17 @@ impl<M: Machine> Attention<M> {
         let shapes = [shape.q(), shape.k(), shape.v()];
         let mut views = Vec::with_capacity(3);
         for ((into, spare), shape) in into.iter_mut().zip(spare.iter_mut()).zip(shapes) {
-            views.push(M::Storage::view_mut(match into {
-                Some(into) => into,
-                None => {
-                    if spare.is_none() {
-                        *spare = Some(machine.storage().allocate(Layout::heads_inside(shape)?)?);
-                    }
-                    let Some(spare) = spare else { unreachable!("it was made") };
-                    spare
+            let to = if let Some(place) = into {
+                place.add = true;
+                &mut *place.to
+            } else {
+                if spare.is_none() {
+                    *spare = Some(machine.storage().allocate(Layout::heads_inside(shape)?)?);
                 }
-            }));
+                let Some(spare) = spare else { unreachable!("it was made") };
+                spare
+            };
+            views.push(M::Storage::view_mut(to));
         }
         let [q, k, v] = <[_; 3]>::try_from(views).unwrap_or_else(|_| unreachable!("three operands"));
         Ok(Qkv { q, k, v, bias: None })
@@ -121,9 +122,12 @@ impl<M: Machine> Operation<M> for Attention<M> {
         true
     }
 
+    fn reads_value(&self) -> bool {
+        true
+    }
+
     fn value(&mut self, machine: &M, x: &[&TensorOf<M>], y: &mut TensorOf<M>) -> Result<()> {
-        self.room(machine)?;
-        let (problem, Some(room)) = (&self.problem, &mut self.room) else { unreachable!("it was made") };
+        let (problem, room) = self.ready(machine, Rule::Forward)?;
         let saved = Saved { output: M::Storage::view_mut(y), lse: M::Storage::view_mut(&mut room.lse) };
         let inputs = inputs::<M>(x);
         Ok(machine.attention().forward_into(problem, Primal(&inputs), Primal(saved), &mut room.workspace)?)
@@ -137,8 +141,7 @@ impl<M: Machine> Operation<M> for Attention<M> {
         y: &TensorOf<M>,
         y_tangent: &mut TensorOf<M>,
     ) -> Result<()> {
-        self.room(machine)?;
-        let (problem, Some(room)) = (&self.problem, &mut self.room) else { unreachable!("it was made") };
+        let (problem, room) = self.ready(machine, Rule::Jvp)?;
         let saved = Saved { output: M::Storage::view(y), lse: M::Storage::view(&room.lse) };
         let made = Saved { output: M::Storage::view_mut(y_tangent), lse: M::Storage::view_mut(&mut room.mu) };
         let inputs = inputs::<M>(x);
@@ -162,8 +165,7 @@ impl<M: Machine> Operation<M> for Attention<M> {
         g: &TensorOf<M>,
         into: &mut Into<'_, M>,
     ) -> Result<()> {
-        self.room(machine)?;
-        let (problem, Some(room)) = (&self.problem, &mut self.room) else { unreachable!("it was made") };
+        let (problem, room) = self.ready(machine, Rule::Backward)?;
         let saved = Saved { output: M::Storage::view(y), lse: M::Storage::view(&room.lse) };
         let places = Self::places(problem, machine, into, &mut room.spare)?;
         let inputs = inputs::<M>(x);
@@ -194,8 +196,7 @@ impl<M: Machine> Operation<M> for Attention<M> {
             }
             return at.g_tangent.map_or(Ok(()), |g_tangent| self.pull(machine, at.x, at.y, g_tangent, into));
         };
-        self.room(machine)?;
-        let (problem, Some(room)) = (&self.problem, &mut self.room) else { unreachable!("it was made") };
+        let (problem, room) = self.ready(machine, Rule::SecondOrder)?;
         let inputs = inputs::<M>(at.x);
         let mut spare = std::mem::take(&mut room.spare);
         let mut spare_first = [None, None, None];

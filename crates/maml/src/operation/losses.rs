@@ -2,7 +2,7 @@
 
 use crate::graph::{Graph, ValueId};
 use crate::machine::{Follow, Machine, Rowwise};
-use crate::number::Number;
+use crate::number::{Number, sum};
 use crate::{Error, Result};
 
 /// `weight · Σ (y - target)²`.
@@ -13,23 +13,20 @@ struct SquaredError {
 
 impl Rowwise for SquaredError {
     const NAME: &'static str = "squared error";
+    const ELEMENTWISE: bool = true;
 
     fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]) {
-        for (a, target) in x[0].iter().zip(x[1]) {
-            y[0] += N::constant(self.weight) * (*a - *target) * (*a - *target);
-        }
+        let (a, target) = (x[0], &x[1][..x[0].len()]);
+        let squares = sum(a.len(), |n| (a[n] - target[n]) * (a[n] - target[n]));
+        y[0] += N::constant(self.weight) * squares;
     }
 
     fn pull<N: Number>(&self, x: &[&[N]], g: &[N], into: &mut [Option<&mut [N]>]) {
-        let slope = |n: usize| N::constant(2.0 * self.weight) * (x[0][n] - x[1][n]) * g[0];
-        if let Some(into) = &mut into[0] {
-            for (n, to) in into.iter_mut().enumerate() {
-                *to += slope(n);
-            }
-        }
-        if let Some(into) = &mut into[1] {
-            for (n, to) in into.iter_mut().enumerate() {
-                *to += -slope(n);
+        let slope = N::constant(2.0 * self.weight) * g[0];
+        for (into, slope) in into.iter_mut().zip([slope, -slope]) {
+            let Some(into) = into else { continue };
+            for ((to, a), target) in into.iter_mut().zip(x[0]).zip(x[1]) {
+                *to += slope * (*a - *target);
             }
         }
     }
@@ -46,8 +43,8 @@ impl CrossEntropy {
     fn exponentials<N: Number>(logits: &[N]) -> (f64, Vec<N>, N) {
         let largest = logits.iter().map(|x| x.value()).fold(f64::NEG_INFINITY, f64::max);
         let all: Vec<N> = logits.iter().map(|x| (*x - N::constant(largest)).exp()).collect();
-        let sum = all.iter().fold(N::constant(0.0), |sum, x| sum + *x);
-        (largest, all, sum)
+        let total = sum(all.len(), |n| all[n]);
+        (largest, all, total)
     }
 
     /// The class of a row; none if the number names none, and the loss is NaN.

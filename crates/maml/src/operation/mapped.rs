@@ -82,6 +82,7 @@ struct Copied;
 
 impl Rowwise for Copied {
     const NAME: &'static str = "copy";
+    const ELEMENTWISE: bool = true;
 
     fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]) {
         for (y, x) in y.iter_mut().zip(x[0]) {
@@ -99,7 +100,8 @@ impl Rowwise for Copied {
 /// A copy of a matrix, for whom it has to be alone.
 pub(crate) fn copy<M: Machine>(rows: usize, columns: usize) -> Box<dyn Operation<M>> {
     let own = Rows { width: columns, follow: Follow::OWN };
-    Box::new(Mapped { kernel: Copied, sweep: Sweep { rows, inputs: vec![own], output: own }, linear: true })
+    let sweep = Sweep { rows, inputs: vec![own], output: own }.joined();
+    Box::new(Mapped { kernel: Copied, sweep, linear: true })
 }
 
 impl<M: Machine> Graph<M> {
@@ -118,6 +120,7 @@ impl<M: Machine> Graph<M> {
             inputs: inputs.iter().map(at).collect(),
             output: Rows { width: output.0, follow: output.1 },
         };
+        let sweep = if K::ELEMENTWISE { sweep.joined() } else { sweep };
         let made = if rows == 0 { 0 } else { output.1.row(rows - 1) + 1 };
         let values = inputs.iter().map(|(value, _)| *value).collect();
         self.add(Box::new(Mapped { kernel, sweep, linear }), values, (made, output.0))

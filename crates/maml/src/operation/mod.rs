@@ -14,7 +14,7 @@ mod units;
 use std::fmt;
 
 use crate::Result;
-use crate::machine::{Machine, TensorOf};
+use crate::machine::{Machine, Places, TensorOf};
 
 pub use attention::Heads;
 pub(crate) use mapped::copy;
@@ -36,15 +36,20 @@ pub struct Second<'a, M: Machine> {
 }
 
 /// Places for cotangents of operands, of those that are wanted.
-pub type Into<'a, M> = [Option<&'a mut TensorOf<M>>];
+pub type Into<'a, M> = Places<'a, TensorOf<M>>;
 
-/// A function of tensors and its rules. Every rule adds to its results; what is added to is zero at first.
+/// A function of tensors and its rules.
 pub trait Operation<M: Machine>: fmt::Debug {
     /// The name, for messages.
     fn name(&self) -> &'static str;
 
-    /// Whether rules write results and do not add to them: its operands are used by nobody else then.
+    /// Whether pull-backs write cotangents and do not add to them: its operands are used by nobody else then.
     fn writes(&self) -> bool {
+        false
+    }
+
+    /// Whether rules are made of the value, too, and of its tangent, and not of operands alone.
+    fn reads_value(&self) -> bool {
         false
     }
 

@@ -8,7 +8,7 @@
 
 use super::{Into, Operation, Second};
 use crate::graph::{Graph, ValueId};
-use crate::machine::{Machine, Product, TensorOf};
+use crate::machine::{Machine, Place, Product, TensorOf};
 use crate::{Error, Result};
 
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl<M: Machine> Operation<M> for Multiply {
     }
 
     fn value(&mut self, machine: &M, x: &[&TensorOf<M>], y: &mut TensorOf<M>) -> Result<()> {
-        machine.multiply(self.product(), x[0], x[1], y)
+        machine.multiply(self.product(), x[0], x[1], &mut Place::fresh(y))
     }
 
     fn push(
@@ -58,11 +58,12 @@ impl<M: Machine> Operation<M> for Multiply {
         _y: &TensorOf<M>,
         y_tangent: &mut TensorOf<M>,
     ) -> Result<()> {
+        let mut place = Place::fresh(y_tangent);
         if let Some(a_tangent) = x_tangent[0] {
-            machine.multiply(self.product(), a_tangent, x[1], y_tangent)?;
+            machine.multiply(self.product(), a_tangent, x[1], &mut place)?;
         }
         if let Some(b_tangent) = x_tangent[1] {
-            machine.multiply(self.product(), x[0], b_tangent, y_tangent)?;
+            machine.multiply(self.product(), x[0], b_tangent, &mut place)?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@
 
 use crate::graph::{Graph, ValueId};
 use crate::machine::{Follow, Machine, Rowwise};
-use crate::number::Number;
+use crate::number::{Number, sum};
 use crate::{Error, Result};
 
 #[derive(Clone, Copy, Debug)]
@@ -19,15 +19,11 @@ impl Normalise {
     /// x̂, and 1/σ.
     fn unit<N: Number>(self, x: &[N]) -> (Vec<N>, N) {
         let count = N::constant(x.len() as f64);
-        let mean = sum(x.iter().copied()) / count;
-        let variance = sum(x.iter().map(|x| (*x - mean) * (*x - mean))) / count;
+        let mean = sum(x.len(), |n| x[n]) / count;
+        let variance = sum(x.len(), |n| (x[n] - mean) * (x[n] - mean)) / count;
         let inverse = N::constant(1.0) / (variance + N::constant(self.epsilon)).sqrt();
         (x.iter().map(|x| (*x - mean) * inverse).collect(), inverse)
     }
-}
-
-fn sum<N: Number>(terms: impl Iterator<Item = N>) -> N {
-    terms.fold(N::constant(0.0), |sum, term| sum + term)
 }
 
 impl Rowwise for Normalise {
@@ -45,8 +41,8 @@ impl Rowwise for Normalise {
         if let Some(into) = &mut into[0] {
             let count = N::constant(g.len() as f64);
             let u: Vec<N> = g.iter().zip(x[1]).map(|(g, gain)| *g * *gain).collect();
-            let mean = sum(u.iter().copied()) / count;
-            let along = sum(u.iter().zip(&unit).map(|(u, unit)| *u * *unit)) / count;
+            let mean = sum(u.len(), |n| u[n]) / count;
+            let along = sum(u.len(), |n| u[n] * unit[n]) / count;
             for (n, to) in into.iter_mut().enumerate() {
                 *to += (u[n] - mean - unit[n] * along) * inverse;
             }

@@ -11,6 +11,7 @@ struct Sum;
 
 impl Rowwise for Sum {
     const NAME: &'static str = "sum";
+    const ELEMENTWISE: bool = true;
 
     fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]) {
         for ((y, a), b) in y.iter_mut().zip(x[0]).zip(x[1]) {
@@ -35,6 +36,7 @@ struct Weighted {
 
 impl Rowwise for Weighted {
     const NAME: &'static str = "mean";
+    const ELEMENTWISE: bool = true;
 
     fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]) {
         for (y, a) in y.iter_mut().zip(x[0]) {

@@ -6,12 +6,13 @@ use crate::graph::{Graph, ValueId};
 use crate::machine::{Follow, Machine, Rowwise};
 use crate::number::Number;
 
-/// `x Φ(x)`, Φ being the normal distribution: what PyTorch calls GELU without a word of approximation.
+/// `x Φ(x)`, Φ being the normal distribution: what `PyTorch` calls GELU without a word of approximation.
 #[derive(Clone, Copy, Debug)]
 struct Gelu;
 
 impl Rowwise for Gelu {
     const NAME: &'static str = "gelu";
+    const ELEMENTWISE: bool = true;
 
     fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]) {
         for (y, x) in y.iter_mut().zip(x[0]) {
@@ -37,6 +38,7 @@ struct Relu;
 
 impl Rowwise for Relu {
     const NAME: &'static str = "relu";
+    const ELEMENTWISE: bool = true;
 
     fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]) {
         for (y, x) in y.iter_mut().zip(x[0]).filter(|(_, x)| x.value() > 0.0) {
