@@ -1,5 +1,7 @@
 //! What can go wrong above the operator.
 
+use std::path::PathBuf;
+
 use thiserror::Error as ThisError;
 
 /// A result of this crate.
@@ -54,5 +56,47 @@ pub enum Error {
         value: f64,
         /// Steps that were made.
         steps: usize,
+    },
+    /// A parameter of a generator of tasks is outside its range.
+    #[error("`{parameter}` of the {generator} tasks is {given}, but must be {allowed}")]
+    TaskParameter {
+        /// The generator.
+        generator: &'static str,
+        /// The parameter.
+        parameter: &'static str,
+        /// What it is.
+        given: String,
+        /// What it may be.
+        allowed: String,
+    },
+    /// A folder has fewer classes or images than a task draws.
+    #[error("{} has {given} {what}, but {needed} are needed", folder.display())]
+    TooFewImages {
+        /// The folder.
+        folder: PathBuf,
+        /// `classes` or `images`.
+        what: &'static str,
+        /// Those it has.
+        given: usize,
+        /// Those a task draws.
+        needed: usize,
+    },
+    /// The decoded images of a folder would take more memory than they may.
+    #[error("the images of {} take {needed} bytes, but {allowed} are allowed: make them smaller or allow more", folder.display())]
+    ImageMemory {
+        /// The folder.
+        folder: PathBuf,
+        /// Bytes they take.
+        needed: u64,
+        /// Bytes they may take.
+        allowed: u64,
+    },
+    /// A file or folder cannot be read, or a file is no image.
+    #[error("cannot read {}: {source}", path.display())]
+    UnreadableImage {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
 }

@@ -12,6 +12,7 @@ pub mod machine;
 pub mod meta;
 pub mod number;
 pub mod operation;
+pub mod tasks;
 
 pub use error::{Error, Result};
 pub use graph::{Graph, Model, Plan, ValueId};
