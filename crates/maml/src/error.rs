@@ -99,4 +99,7 @@ pub enum Error {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A step over no tasks has no gradient.
+    #[error("an outer step was asked for with no tasks; it needs one at least")]
+    NoTasks,
 }

@@ -14,10 +14,9 @@
 use theria_contract::{Layout, Storage};
 
 use super::Optimiser;
-use super::optimiser::{PullRate, PullStep, Step};
+use super::optimiser::{Plus, PullRate, PullStep, Step};
 use crate::graph::{Model, Plan, ValueId};
-use crate::machine::{Machine, TensorOf, Update};
-use crate::number::Number;
+use crate::machine::{Machine, TensorOf};
 use crate::{Error, Result};
 
 /// The loop that adapts.
@@ -101,18 +100,6 @@ pub struct Learner<M: Machine> {
     cotangents: Vec<Vec<TensorOf<M>>>,
     of_still: Vec<TensorOf<M>>,
     rates: Vec<f64>,
-}
-
-/// `state += weight · read`.
-#[derive(Clone, Copy, Debug)]
-struct Plus(f64);
-
-impl Update for Plus {
-    fn update<N: Number>(&self, state: &mut [&mut [N]], read: &[&[N]]) {
-        for (to, from) in state[0].iter_mut().zip(read[0]) {
-            *to += N::constant(self.0) * *from;
-        }
-    }
 }
 
 /// A tensor as large as a value, for sums; zero.

@@ -2,6 +2,8 @@
 
 mod learner;
 mod optimiser;
+mod trainer;
 
 pub use learner::{Adapted, Inner, Learner, Mode};
 pub use optimiser::Optimiser;
+pub use trainer::{Outer, Seen, Trainer};

@@ -180,6 +180,30 @@ impl Update for PullRate {
     }
 }
 
+/// `state += weight · read`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plus(pub(super) f64);
+
+impl Update for Plus {
+    fn update<N: Number>(&self, state: &mut [&mut [N]], read: &[&[N]]) {
+        for (to, from) in state[0].iter_mut().zip(read[0]) {
+            *to += N::constant(self.0) * *from;
+        }
+    }
+}
+
+/// `state = weight · state`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scaled(pub(super) f64);
+
+impl Update for Scaled {
+    fn update<N: Number>(&self, state: &mut [&mut [N]], _read: &[&[N]]) {
+        for to in state[0].iter_mut() {
+            *to = N::constant(self.0) * *to;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

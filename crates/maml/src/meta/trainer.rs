@@ -1,0 +1,133 @@
+//! The outer loop: where tasks begin is learned, over batches of them.
+
+use theria_contract::{Layout, Storage};
+
+use super::learner::{Adapted, Inner, Learner, Mode};
+use super::optimiser::{Optimiser, Plus, Scaled, Step};
+use crate::machine::{Machine, TensorOf, Update as _};
+use crate::{Error, Result};
+
+/// How the start is changed by a batch of tasks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outer {
+    /// What makes a step of the mean of gradients.
+    pub optimiser: Optimiser,
+    /// Its rate.
+    pub rate: f64,
+    /// The norm that the mean is cut down to, all parameters and rates together.
+    pub clip: Option<f64>,
+}
+
+/// What a step saw: means over its tasks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Seen {
+    /// Losses before and after adaptation.
+    pub losses: Adapted,
+    /// The norm of the mean of gradients, before it was cut.
+    pub norm: f64,
+}
+
+/// A start that is being learned, and what the outer optimiser remembers.
+pub struct Trainer<M: Machine> {
+    outer: Outer,
+    parameters: Vec<TensorOf<M>>,
+    memories: Vec<Vec<TensorOf<M>>>,
+    means: Vec<TensorOf<M>>,
+    /// Of the rates.
+    rate_memories: Vec<Vec<f64>>,
+    steps: usize,
+}
+
+impl<M: Machine> Trainer<M> {
+    /// From these parameters, in the order of [`Learner::names`].
+    pub fn new(machine: &M, start: Vec<TensorOf<M>>, outer: Outer) -> Result<Self> {
+        let zero = |like: &TensorOf<M>| -> Result<TensorOf<M>> {
+            let shape = M::Storage::layout(&M::Storage::view(like)).shape();
+            Ok(machine.storage().allocate(Layout::contiguous(shape)?)?)
+        };
+        let memories = outer.optimiser.memories();
+        let many = |like: &TensorOf<M>| (0..memories).map(|_| zero(like)).collect();
+        Ok(Self {
+            outer,
+            memories: start.iter().map(many).collect::<Result<_>>()?,
+            means: start.iter().map(zero).collect::<Result<_>>()?,
+            rate_memories: vec![Vec::new(); memories],
+            parameters: start,
+            steps: 0,
+        })
+    }
+
+    /// What has been learned, in the order of [`Learner::names`].
+    pub fn parameters(&self) -> &[TensorOf<M>] {
+        &self.parameters
+    }
+
+    /// Steps that were made.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// A step over `tasks` tasks: `load` gives the learner the data of one. Rates that are learned change, too.
+    pub fn step(
+        &mut self,
+        machine: &M,
+        learner: &mut Learner<M>,
+        inner: &mut Inner,
+        mode: Mode,
+        tasks: usize,
+        mut load: impl FnMut(&mut Learner<M>, usize) -> Result<()>,
+    ) -> Result<Seen> {
+        if tasks == 0 {
+            return Err(Error::NoTasks);
+        }
+        let share = 1.0 / tasks as f64;
+        self.means.iter_mut().try_for_each(|mean| machine.fill(mean, 0.0))?;
+        let mut of_rates = vec![0.0; inner.rates.len()];
+        let mut losses = Adapted { before: 0.0, after: 0.0 };
+        for task in 0..tasks {
+            load(learner, task)?;
+            let start: Vec<_> = self.parameters.iter().collect();
+            let adapted = learner.meta_gradient(machine, &start, inner, mode)?;
+            losses.before += share * adapted.before;
+            losses.after += share * adapted.after;
+            for (mean, gradient) in self.means.iter_mut().zip(learner.gradients()) {
+                machine.update(Plus(share), &mut [mean], &[gradient])?;
+            }
+            for (mean, gradient) in of_rates.iter_mut().zip(learner.rate_gradients()) {
+                *mean += share * gradient;
+            }
+        }
+        let squares = self.means.iter().map(|mean| machine.dot(mean, mean)).sum::<Result<f64>>()?;
+        let norm = (squares + of_rates.iter().map(|g| g * g).sum::<f64>()).sqrt();
+        if !norm.is_finite() {
+            return Err(Error::Diverged {
+                what: "the norm of the meta-gradient",
+                value: norm,
+                steps: inner.steps,
+            });
+        }
+        if let Some(most) = self.outer.clip.filter(|most| norm > *most) {
+            let less = most / norm;
+            self.means.iter_mut().try_for_each(|mean| machine.update(Scaled(less), &mut [mean], &[]))?;
+            for g in &mut of_rates {
+                *g *= less;
+            }
+        }
+        let step = Step { optimiser: self.outer.optimiser, rate: self.outer.rate, number: self.steps };
+        for ((parameter, memories), mean) in
+            self.parameters.iter_mut().zip(&mut self.memories).zip(&self.means)
+        {
+            let mut state = vec![parameter];
+            state.extend(memories.iter_mut());
+            machine.update(step, &mut state, &[mean])?;
+        }
+        if inner.learns_rates {
+            self.rate_memories.iter_mut().for_each(|memory| memory.resize(of_rates.len(), 0.0));
+            let mut state = vec![&mut inner.rates[..]];
+            state.extend(self.rate_memories.iter_mut().map(|memory| &mut memory[..]));
+            step.update(&mut state, &[&of_rates]);
+        }
+        self.steps += 1;
+        Ok(Seen { losses, norm })
+    }
+}
