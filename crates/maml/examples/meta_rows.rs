@@ -1,4 +1,4 @@
-//! The time and the memory of an exact meta-gradient through one head of attention, on one thread, in f64: the rows of performance.md.
+//! The time and the memory of an exact meta-gradient through one head of attention, on one thread, in f64.
 //!
 //! `cargo run --release -p theria-maml --example meta_rows`; `benches/peers/cpu_maml.py` has the same rows by JAX.
 

@@ -181,7 +181,8 @@ fn no_steps_give_the_gradient_where_the_loop_begins() {
         .collect();
     let plan = query.plan(&ids, &[]);
     query.gradient(&machine, &plan).unwrap();
-    let expected: Vec<f64> = ids.iter().flat_map(|id| query.gradient_of(*id).data().to_vec()).collect();
+    let expected: Vec<f64> =
+        ids.iter().flat_map(|id| query.gradient_of(*id).unwrap().data().to_vec()).collect();
     for mode in [Mode::Full, Mode::FirstOrder, Mode::Truncated(4)] {
         assert_eq!(found(&none, mode).gradient, expected, "{mode:?}");
     }

@@ -70,14 +70,11 @@ impl<M: Machine> Taken<M> {
 
     /// Lends them as places, and notes what was written.
     fn lend<R>(&mut self, rule: impl FnOnce(&mut Places<'_, TensorOf<M>>) -> R) -> R {
-        let place = |(to, add): (_, &bool)| Some(Place { to, add: *add });
         let each = self.tensors.iter_mut().zip(&self.written);
         let mut places: Vec<_> =
-            each.map(|(tensor, add)| tensor.as_mut().and_then(|to| place((to, add)))).collect();
+            each.map(|(tensor, add)| tensor.as_mut().map(|to| Place { to, add: *add })).collect();
         let made = rule(&mut places);
-        let written: Vec<bool> =
-            places.iter().map(|place| place.as_ref().is_some_and(|place| place.add)).collect();
-        self.written = written;
+        self.written = places.iter().map(|place| place.as_ref().is_some_and(|place| place.add)).collect();
         made
     }
 
@@ -159,9 +156,9 @@ impl<M: Machine> Model<M> {
         machine.copy(&tensor, self.tensor_mut(value))
     }
 
-    /// The gradient that was computed last, of what it was wanted of.
-    pub fn gradient_of(&self, value: ValueId) -> &TensorOf<M> {
-        at::<M>(&self.cotangent, value)
+    /// The gradient that was computed last; none of what no plan asked for.
+    pub fn gradient_of(&self, value: ValueId) -> Option<&TensorOf<M>> {
+        self.cotangent[value.0].as_ref()
     }
 
     /// A parameter, to be changed, and the gradient that was computed last.
@@ -172,9 +169,9 @@ impl<M: Machine> Model<M> {
         (parameter, gradient)
     }
 
-    /// The tangent of the gradient that was computed last.
-    pub fn gradient_tangent_of(&self, value: ValueId) -> &TensorOf<M> {
-        at::<M>(&self.cotangent_tangent, value)
+    /// The tangent of the gradient that was computed last; none of what no plan asked for.
+    pub fn gradient_tangent_of(&self, value: ValueId) -> Option<&TensorOf<M>> {
+        self.cotangent_tangent[value.0].as_ref()
     }
 
     /// Computes every value that the loss is made of. The loss is read by [`Model::loss`], which waits for it.
@@ -264,7 +261,8 @@ impl<M: Machine> Model<M> {
                 y: at::<M>(primal, output),
                 y_tangent: moving(output),
                 g: plan.first[output.0].then(|| at::<M>(cotangent, output)),
-                g_tangent: plan.curves[output.0].then(|| at::<M>(cotangent_tangent, output)),
+                // None where it might have one and has not: a product with what does not move, say.
+                g_tangent: written[output.0].then(|| at::<M>(cotangent_tangent, output)),
             };
             let operation = &mut node.operation;
             let done =

@@ -214,10 +214,10 @@ impl<M: Machine> Learner<M> {
         let before = self.adapt(machine, inner)?;
         self.query.loss_and_gradient(machine, &self.on_query)?;
         for (pair, lambda) in self.adapted.iter().zip(&mut self.lambda) {
-            machine.copy(self.query.gradient_of(pair.query), lambda)?;
+            machine.copy(asked_for(self.query.gradient_of(pair.query)), lambda)?;
         }
         for (pair, of_still) in self.still.iter().zip(&mut self.of_still) {
-            machine.copy(self.query.gradient_of(pair.query), of_still)?;
+            machine.copy(asked_for(self.query.gradient_of(pair.query)), of_still)?;
         }
         let after = finite("the query's loss", self.query.loss(machine)?, inner.steps)?;
         let steps = match mode {
@@ -342,10 +342,20 @@ impl<M: Machine> Learner<M> {
         self.support.gradient_tangent(machine, &self.second)?;
         let sums = self.adapted.iter().zip(&mut self.lambda).chain(self.still.iter().zip(&mut self.of_still));
         for (pair, sum) in sums {
-            machine.update(Plus(1.0), &mut [sum], &[self.support.gradient_tangent_of(pair.support)])?;
+            machine.update(
+                Plus(1.0),
+                &mut [sum],
+                &[asked_for(self.support.gradient_tangent_of(pair.support))],
+            )?;
         }
         Ok(())
     }
+}
+
+/// What the learner's own plans ask for.
+fn asked_for<T>(made: Option<&T>) -> &T {
+    let Some(made) = made else { unreachable!("the plan asks for it") };
+    made
 }
 
 fn finite(what: &'static str, value: f64, steps: usize) -> Result<f64> {
