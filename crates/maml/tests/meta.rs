@@ -214,14 +214,17 @@ fn a_handle_without_higher_rules_gives_the_first_order_and_refuses_the_rest() {
 #[test]
 fn parameters_that_are_not_adapted_have_the_gradient_of_the_whole_loop() {
     let machine = Cpu::new(Streaming::new());
-    for (optimiser, rate) in [(Optimiser::Sgd, 0.3), (MOMENTUM, 0.2), (ADAM, 0.05)] {
+    let plain = [(Optimiser::Sgd, 0.3), (MOMENTUM, 0.2), (ADAM, 0.05)].map(|(optimiser, rate)| {
+        [(optimiser, rate, None, 0.0), (optimiser, rate, Some(0.05), 0.0), (optimiser, rate, Some(0.07), 0.3)]
+    });
+    for (optimiser, rate, clip, decay) in plain.into_iter().flatten() {
         for adapted in [&["Wo"][..], &["Wq", "Wv"]] {
             let mut learner = learner(&machine, adapted);
             let places: Vec<usize> =
                 learner.names().map(|name| NAMES.iter().position(|other| *other == name).unwrap()).collect();
             let start = start();
             let begin: Vec<Tensor<f64>> = places.iter().map(|n| start[*n].clone()).collect();
-            let inner = Inner::new(STEPS, optimiser, rate, adapted.len());
+            let inner = Inner { clip, decay, ..Inner::new(STEPS, optimiser, rate, adapted.len()) };
             let mut loss = |begin: &[Tensor<f64>], mode| {
                 learner.meta_gradient(&machine, &begin.iter().collect::<Vec<_>>(), &inner, mode).unwrap();
                 let loss = learner.query_mut().loss(&machine).unwrap();
@@ -245,12 +248,30 @@ fn parameters_that_are_not_adapted_have_the_gradient_of_the_whole_loop() {
                     worst_first = worst_first.max((first[n][i] - difference).abs());
                 }
             }
-            assert!(worst < 1e-8, "{optimiser:?} {adapted:?}: {worst:e}");
+            assert!(worst < 1e-8, "{inner:?} {adapted:?}: {worst:e}");
             assert!(
                 worst_first > 1e-3,
                 "{optimiser:?} {adapted:?}: the first order is off by {worst_first:e} only"
             );
         }
+    }
+}
+
+#[test]
+fn a_limit_that_no_gradient_reaches_changes_nothing_and_one_that_it_reaches_does() {
+    for optimiser in [Optimiser::Sgd, MOMENTUM, ADAM] {
+        let with = |clip| found(&Inner { clip, ..inner(optimiser, RATE) }, Mode::Full);
+        assert_eq!(with(Some(1e3)).gradient, with(None).gradient, "{optimiser:?}");
+        assert_ne!(with(Some(1e-2)).gradient, with(None).gradient, "{optimiser:?}");
+        // The gradient of the rate is the slope of the loss there, too.
+        let at = |rate: f64| {
+            let inner = Inner { clip: Some(0.05), decay: 0.2, ..inner(optimiser, rate) };
+            found(&inner, Mode::Full)
+        };
+        let h = 1e-4 * RATE;
+        let slope = |h: f64| (at(RATE + h).loss - at(RATE - h).loss) / (2.0 * h);
+        let expected = (4.0 * slope(h) - slope(2.0 * h)) / 3.0;
+        assert!((at(RATE).of_rate - expected).abs() < 1e-6 * expected.abs(), "{optimiser:?}: {expected}");
     }
 }
 

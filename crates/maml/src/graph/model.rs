@@ -161,9 +161,10 @@ impl<M: Machine> Model<M> {
         self.cotangent[value.0].as_ref()
     }
 
-    /// A parameter, to be changed, and the gradient that was computed last.
-    pub(crate) fn parameter_and_gradient(&mut self, value: ValueId) -> (&mut TensorOf<M>, &TensorOf<M>) {
-        let (Some(parameter), Some(gradient)) = (&mut self.primal[value.0], &self.cotangent[value.0]) else {
+    /// A parameter and the gradient that was computed last, to be changed.
+    pub(crate) fn parameter_and_gradient(&mut self, value: ValueId) -> (&mut TensorOf<M>, &mut TensorOf<M>) {
+        let (Some(parameter), Some(gradient)) = (&mut self.primal[value.0], &mut self.cotangent[value.0])
+        else {
             unreachable!("the plan has made it")
         };
         (parameter, gradient)

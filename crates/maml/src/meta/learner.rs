@@ -8,13 +8,16 @@
 //! ∂F/∂α_k: the step's pull-back, too
 //! ```
 //!
+//! A gradient that is cut to a norm, g ← c g with c = most/|g|, turns γ into c (γ - ĝ ⟨ĝ, γ⟩), ĝ = g/|g|; decay, g ← g + w θ,
+//! adds w γ to λ.
+//!
 //! H γ and the mixed product come of one sweep: the tangent of the gradient along γ. What is kept of the way forward is
 //! `θ_k`, and what the optimiser remembered.
 
 use theria_contract::{Layout, Storage};
 
 use super::Optimiser;
-use super::optimiser::{Plus, PullRate, PullStep, Step};
+use super::optimiser::{Plus, PullRate, PullStep, Scaled, Step};
 use crate::graph::{Model, Plan, ValueId};
 use crate::machine::{Machine, TensorOf};
 use crate::{Error, Result};
@@ -30,12 +33,16 @@ pub struct Inner {
     pub rates: Vec<f64>,
     /// Whether the rates have gradients, too. What they are made of is kept then.
     pub learns_rates: bool,
+    /// The norm that the gradient is cut down to, all adapted parameters together.
+    pub clip: Option<f64>,
+    /// What of the parameter is added to its gradient, after that.
+    pub decay: f64,
 }
 
 impl Inner {
     /// A loop of as many steps with one rate for as many parameters, which is not learned.
     pub fn new(steps: usize, optimiser: Optimiser, rate: f64, parameters: usize) -> Self {
-        Self { steps, optimiser, rates: vec![rate; parameters], learns_rates: false }
+        Self { steps, optimiser, rates: vec![rate; parameters], learns_rates: false, clip: None, decay: 0.0 }
     }
 
     /// With gradients of the rates.
@@ -70,11 +77,16 @@ pub struct Adapted {
     pub after: f64,
 }
 
-/// What is kept of a step: for each adapted parameter `θ_k`, `g_k` where it is read, and the memories after it.
+/// What is kept of a step: for each adapted parameter `θ_k`, `g_k` as the optimiser read it where that is wanted again, and
+/// the memories after it.
 struct Kept<M: Machine> {
     theta: Vec<TensorOf<M>>,
     gradient: Vec<TensorOf<M>>,
     memories: Vec<Vec<TensorOf<M>>>,
+    /// The gradient after it was cut, where it may be.
+    cut: Vec<TensorOf<M>>,
+    /// What it was multiplied by.
+    factor: f64,
 }
 
 /// A parameter in the two models of a learner.
@@ -235,6 +247,7 @@ impl<M: Machine> Learner<M> {
             }
             self.pull_step(machine, inner, k)?;
             if curved {
+                self.pull_gradient(machine, inner, k)?;
                 self.add_hessian(machine, k)?;
             }
         }
@@ -245,8 +258,11 @@ impl<M: Machine> Learner<M> {
     fn adapt(&mut self, machine: &M, inner: &Inner) -> Result<Option<f64>> {
         let memories = inner.optimiser.memories();
         let gradients = if inner.keeps_gradients() { self.adapted.len() } else { 0 };
+        let cuts = if inner.clip.is_some() { self.adapted.len() } else { 0 };
         let fits = |kept: &Kept<M>| {
-            kept.gradient.len() == gradients && kept.memories.iter().all(|all| all.len() == memories)
+            kept.gradient.len() == gradients
+                && kept.cut.len() == cuts
+                && kept.memories.iter().all(|all| all.len() == memories)
         };
         if !self.way.iter().all(fits) {
             self.way.clear();
@@ -260,6 +276,8 @@ impl<M: Machine> Learner<M> {
                 theta: tensors(self.adapted.len())?,
                 gradient: tensors(gradients)?,
                 memories,
+                cut: tensors(cuts)?,
+                factor: 1.0,
             });
         }
         let mut before = None;
@@ -270,11 +288,19 @@ impl<M: Machine> Learner<M> {
             } else {
                 self.support.gradient(machine, &self.on_support)?;
             }
+            self.way[k].factor = self.factor(machine, inner.clip)?;
             for (n, pair) in self.adapted.iter().enumerate() {
                 let (earlier, rest) = self.way.split_at_mut(k);
                 let kept = &mut rest[0];
                 let (theta, gradient) = self.support.parameter_and_gradient(pair.support);
                 machine.copy(theta, &mut kept.theta[n])?;
+                if kept.factor < 1.0 {
+                    machine.update(Scaled(kept.factor), &mut [gradient], &[])?;
+                    machine.copy(gradient, &mut kept.cut[n])?;
+                }
+                if inner.decay != 0.0 {
+                    machine.update(Plus(inner.decay), &mut [gradient], &[theta])?;
+                }
                 if let Some(kept) = kept.gradient.get_mut(n) {
                     machine.copy(gradient, kept)?;
                 }
@@ -294,6 +320,17 @@ impl<M: Machine> Learner<M> {
             machine.copy(self.support.tensor(pair.support), self.query.tensor_mut(pair.query))?;
         }
         Ok(before)
+    }
+
+    /// What the gradient is multiplied by to be no longer than it may.
+    fn factor(&self, machine: &M, clip: Option<f64>) -> Result<f64> {
+        let Some(most) = clip else { return Ok(1.0) };
+        let square = |pair: &Pair| {
+            let gradient = asked_for(self.support.gradient_of(pair.support));
+            machine.dot(gradient, gradient)
+        };
+        let norm = self.adapted.iter().map(square).sum::<Result<f64>>()?.sqrt();
+        Ok(if norm > most { most / norm } else { 1.0 })
     }
 
     /// Cotangents of what the optimiser remembers, zero; and room for those of rates.
@@ -330,6 +367,28 @@ impl<M: Machine> Learner<M> {
             let mut read = vec![&self.lambda[n]];
             read.extend(of_step.filter(|_| inner.optimiser.reads_gradient()).chain(&kept.memories[n]));
             machine.update(PullStep(step), &mut state, &read)?;
+        }
+        Ok(())
+    }
+
+    /// The cotangent of the gradient itself, of that of what the optimiser read.
+    fn pull_gradient(&mut self, machine: &M, inner: &Inner, k: usize) -> Result<()> {
+        let kept = &self.way[k];
+        let mut along = 0.0;
+        for (n, pair) in self.adapted.iter().enumerate() {
+            let gamma = self.support.direction_mut(machine, &self.second, pair.support)?;
+            if inner.decay != 0.0 {
+                machine.update(Plus(inner.decay), &mut [&mut self.lambda[n]], &[gamma])?;
+            }
+            if kept.factor < 1.0 {
+                along += machine.dot(&kept.cut[n], gamma)?;
+            }
+        }
+        let Some(most) = inner.clip.filter(|_| kept.factor < 1.0) else { return Ok(()) };
+        for (cut, pair) in kept.cut.iter().zip(&self.adapted) {
+            let gamma = self.support.direction_mut(machine, &self.second, pair.support)?;
+            machine.update(Plus(-along / (most * most)), &mut [&mut *gamma], &[cut])?;
+            machine.update(Scaled(kept.factor), &mut [gamma], &[])?;
         }
         Ok(())
     }
