@@ -102,4 +102,22 @@ pub enum Error {
     /// A step over no tasks has no gradient.
     #[error("an outer step was asked for with no tasks; it needs one at least")]
     NoTasks,
+    /// An implicit gradient needs the pull to the start.
+    #[error(
+        "an implicit gradient is that of a loop which a pull to the start holds, but `proximal` is {proximal}: it must be above 0"
+    )]
+    NoPull {
+        /// The weight of it.
+        proximal: f64,
+    },
+    /// Conjugate gradients met a direction in which the loss bends down more than the pull bends it up.
+    #[error(
+        "H + {proximal} is not positive (a direction has {curvature:e}), which conjugate gradients need: a larger `proximal` makes it so, or the series of Neumann"
+    )]
+    NotPositive {
+        /// The curvature along it.
+        curvature: f64,
+        /// The weight of the pull.
+        proximal: f64,
+    },
 }

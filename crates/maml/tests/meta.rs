@@ -3,7 +3,7 @@
 use serde_json::Value;
 use theria_contract::Tensor;
 use theria_jvp_hvp::{Opaque, Streaming};
-use theria_maml::meta::{Inner, Learner, Mode, Optimiser};
+use theria_maml::meta::{Inner, Learner, Mode, Optimiser, Solved, Solver};
 use theria_maml::operation::Heads;
 use theria_maml::{Error, Graph, Host, Machine, Model};
 
@@ -273,6 +273,106 @@ fn a_limit_that_no_gradient_reaches_changes_nothing_and_one_that_it_reaches_does
         let expected = (4.0 * slope(h) - slope(2.0 * h)) / 3.0;
         assert!((at(RATE).of_rate - expected).abs() < 1e-6 * expected.abs(), "{optimiser:?}: {expected}");
     }
+}
+
+/// A loop that a pull to the start holds, and what of its parameters is adapted.
+fn held(steps: usize) -> Inner {
+    Inner { proximal: 2.0, ..Inner::new(steps, Optimiser::Sgd, 0.2, 2) }
+}
+
+/// The gradients of a held loop that adapts two of four matrices.
+fn gradients_of(
+    inner: &Inner,
+    make: impl Fn(&mut Learner<Cpu>, &Cpu, &[&Tensor<f64>]) -> Result<Option<Solved>, Error>,
+) -> Result<(Vec<f64>, Option<Solved>), Error> {
+    let machine = Cpu::new(Streaming::new());
+    let mut learner = learner(&machine, &["Wk", "Wo"]);
+    let start = start();
+    let begin: Vec<_> =
+        learner.names().map(|name| &start[NAMES.iter().position(|other| *other == name).unwrap()]).collect();
+    assert_eq!(inner.rates.len(), 2);
+    let solved = make(&mut learner, &machine, &begin)?;
+    Ok((learner.gradients().flat_map(|tensor| tensor.data().to_vec()).collect(), solved))
+}
+
+fn unrolled(inner: &Inner, mode: Mode) -> Vec<f64> {
+    let make = |learner: &mut Learner<Cpu>, machine: &Cpu, begin: &[&Tensor<f64>]| {
+        learner.meta_gradient(machine, begin, inner, mode).map(|_| None)
+    };
+    gradients_of(inner, make).unwrap().0
+}
+
+fn implicit(inner: &Inner, solver: Solver) -> Result<(Vec<f64>, Solved), Error> {
+    let make = |learner: &mut Learner<Cpu>, machine: &Cpu, begin: &[&Tensor<f64>]| {
+        learner.implicit_gradient(machine, begin, inner, solver).map(|(_, solved)| Some(solved))
+    };
+    gradients_of(inner, make).map(|(all, solved)| (all, solved.unwrap()))
+}
+
+const CONJUGATE: Solver = Solver::ConjugateGradients { most: 60, enough: 1e-15 };
+
+#[test]
+fn a_loop_at_rest_has_the_implicit_gradient() {
+    let rest = held(400);
+    let (expected, solved) = implicit(&rest, CONJUGATE).unwrap();
+    assert!(solved.residual < 1e-14 && solved.products < 40, "{solved:?}");
+    let far = |inner: &Inner, mode| error(&unrolled(inner, mode), &expected);
+    assert!(far(&rest, Mode::Full) < 1e-12, "{:e}", far(&rest, Mode::Full));
+    let (series, solved) = implicit(&rest, Solver::Neumann { terms: 200, rate: 0.2 }).unwrap();
+    assert!(error(&series, &expected) < 1e-12 && solved.residual < 1e-12, "{solved:?}");
+    // Neither a loop on its way, nor the first order, nor a loop that forgets what pulls it.
+    assert!(far(&held(3), Mode::Full) > 1e-3 && far(&rest, Mode::FirstOrder) > 1e-2);
+    assert!(far(&Inner { proximal: 0.0, ..held(3) }, Mode::Full) > 1e-2);
+}
+
+/// At rest the last R steps know of R terms, in what is adapted and in what is not.
+#[test]
+fn a_truncated_loop_at_rest_is_the_series_of_as_many_terms() {
+    let rest = held(400);
+    for terms in [1, 2, 5] {
+        let (series, _) = implicit(&rest, Solver::Neumann { terms, rate: 0.2 }).unwrap();
+        let truncated = unrolled(&rest, Mode::Truncated(terms));
+        // λ of the last steps has what the series has not summed yet, which is the residual at the start.
+        let still = |all: &[f64]| all[all.len() - 40..].to_vec();
+        assert!(error(&still(&truncated), &still(&series)) < 1e-11, "{terms}");
+        assert!(error(&truncated, &series) > 1e-6, "{terms}: what is left over is part of λ");
+    }
+}
+
+#[test]
+fn a_held_loop_has_the_gradient_of_differences() {
+    let inner = Inner { steps: 3, ..held(3) };
+    let given = unrolled(&inner, Mode::Full);
+    let machine = Cpu::new(Streaming::new());
+    let mut learner = learner(&machine, &["Wk", "Wo"]);
+    let start = start();
+    let order = [1, 3, 0, 2]; // Wk and Wo, then the others
+    let begin: Vec<Tensor<f64>> = order.iter().map(|n| start[*n].clone()).collect();
+    let mut at = 0;
+    for n in 0..begin.len() {
+        for i in 0..begin[n].data().len() {
+            let mut loss = |h: f64| {
+                let mut moved = begin.clone();
+                moved[n].data_mut()[i] += h;
+                let moved: Vec<_> = moved.iter().collect();
+                learner.meta_gradient(&machine, &moved, &inner, Mode::FirstOrder).unwrap().after
+            };
+            let mut slope = |h: f64| (loss(h) - loss(-h)) / (2.0 * h);
+            let expected = (4.0 * slope(1e-4) - slope(2e-4)) / 3.0;
+            assert!((given[at] - expected).abs() < 1e-9, "{n} {i}: {} {expected}", given[at]);
+            at += 1;
+        }
+    }
+}
+
+#[test]
+fn systems_that_cannot_be_solved_are_said() {
+    let loose = implicit(&Inner { proximal: 0.0, ..held(5) }, CONJUGATE);
+    assert!(matches!(loose, Err(Error::NoPull { .. })), "{loose:?}");
+    let weak = implicit(&Inner { proximal: 1e-6, ..held(5) }, CONJUGATE);
+    assert!(matches!(weak, Err(Error::NotPositive { .. })), "{weak:?}");
+    let wild = implicit(&held(5), Solver::Neumann { terms: 3000, rate: 5.0 });
+    assert!(matches!(wild, Err(Error::Diverged { .. })), "{wild:?}");
 }
 
 #[test]

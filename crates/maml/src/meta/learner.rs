@@ -9,7 +9,8 @@
 //! ```
 //!
 //! A gradient that is cut to a norm, g ← c g with c = most/|g|, turns γ into c (γ - ĝ ⟨ĝ, γ⟩), ĝ = g/|g|; decay, g ← g + w θ,
-//! adds w γ to λ.
+//! adds w γ to λ. A pull to the start, `g ← g + μ (θ_k - θ_0)`, does that, too, and takes `μ γ_k` from `∂F/∂θ_0`
+//! itself.
 //!
 //! H γ and the mixed product come of one sweep: the tangent of the gradient along γ. What is kept of the way forward is
 //! `θ_k`, and what the optimiser remembered.
@@ -37,12 +38,22 @@ pub struct Inner {
     pub clip: Option<f64>,
     /// What of the parameter is added to its gradient, after that.
     pub decay: f64,
+    /// What of its distance from the start is added to it: the pull of ½ proximal |θ - θ₀|².
+    pub proximal: f64,
 }
 
 impl Inner {
     /// A loop of as many steps with one rate for as many parameters, which is not learned.
     pub fn new(steps: usize, optimiser: Optimiser, rate: f64, parameters: usize) -> Self {
-        Self { steps, optimiser, rates: vec![rate; parameters], learns_rates: false, clip: None, decay: 0.0 }
+        Self {
+            steps,
+            optimiser,
+            rates: vec![rate; parameters],
+            learns_rates: false,
+            clip: None,
+            decay: 0.0,
+            proximal: 0.0,
+        }
     }
 
     /// With gradients of the rates.
@@ -91,31 +102,33 @@ struct Kept<M: Machine> {
 
 /// A parameter in the two models of a learner.
 #[derive(Clone, Copy, Debug)]
-struct Pair {
-    support: ValueId,
+pub(super) struct Pair {
+    pub(super) support: ValueId,
     query: ValueId,
 }
 
 /// A model of a task's own data and one of its query, with the same parameters, and everything that a meta-gradient
 /// needs.
 pub struct Learner<M: Machine> {
-    support: Model<M>,
+    pub(super) support: Model<M>,
     query: Model<M>,
-    adapted: Vec<Pair>,
-    still: Vec<Pair>,
+    pub(super) adapted: Vec<Pair>,
+    pub(super) still: Vec<Pair>,
     on_support: Plan,
     on_query: Plan,
-    second: Plan,
+    pub(super) second: Plan,
     way: Vec<Kept<M>>,
-    lambda: Vec<TensorOf<M>>,
+    pub(super) lambda: Vec<TensorOf<M>>,
     of_rate: Vec<TensorOf<M>>,
+    /// Of the start, by the pull to it.
+    of_centre: Vec<TensorOf<M>>,
     cotangents: Vec<Vec<TensorOf<M>>>,
-    of_still: Vec<TensorOf<M>>,
+    pub(super) of_still: Vec<TensorOf<M>>,
     rates: Vec<f64>,
 }
 
 /// A tensor as large as a value, for sums; zero.
-fn like<M: Machine>(machine: &M, model: &Model<M>, value: ValueId) -> Result<TensorOf<M>> {
+pub(super) fn like<M: Machine>(machine: &M, model: &Model<M>, value: ValueId) -> Result<TensorOf<M>> {
     let (rows, columns) = model.shape(value);
     Ok(machine.storage().allocate(Layout::contiguous([1, 1, rows, columns])?)?)
 }
@@ -166,6 +179,7 @@ impl<M: Machine> Learner<M> {
             way: Vec::new(),
             lambda: tensors(&adapted)?,
             of_rate: Vec::new(),
+            of_centre: Vec::new(),
             cotangents: Vec::new(),
             of_still: tensors(&still)?,
             rates: vec![0.0; adapted.len()],
@@ -211,6 +225,39 @@ impl<M: Machine> Learner<M> {
         inner: &Inner,
         mode: Mode,
     ) -> Result<Adapted> {
+        let adapted = self.adapt_and_judge(machine, start, inner)?;
+        let steps = match mode {
+            Mode::Full => inner.steps,
+            Mode::Truncated(last) => last.min(inner.steps),
+            Mode::FirstOrder => 0,
+        };
+        self.rates.fill(0.0);
+        self.make_cotangents(machine, inner)?;
+        for k in (0..inner.steps).rev() {
+            let curved = k >= inner.steps - steps;
+            // Before the last steps λ goes on as it is; the rates' gradients are made of it all the same.
+            if !curved && !inner.learns_rates {
+                break;
+            }
+            self.pull_step(machine, inner, k)?;
+            if curved {
+                self.pull_gradient(machine, inner, k)?;
+                self.add_hessian(machine, k)?;
+            }
+        }
+        for (lambda, of_centre) in self.lambda.iter_mut().zip(&self.of_centre) {
+            machine.update(Plus(1.0), &mut [lambda], &[of_centre])?;
+        }
+        Ok(adapted)
+    }
+
+    /// Adapts, and leaves the gradients of the query's loss at the last θ in λ and in those of what is not adapted.
+    pub(super) fn adapt_and_judge(
+        &mut self,
+        machine: &M,
+        start: &[&TensorOf<M>],
+        inner: &Inner,
+    ) -> Result<Adapted> {
         let expected = self.adapted.len() + self.still.len();
         if start.len() != expected {
             return Err(Error::Elements { what: "a start", given: start.len(), expected });
@@ -232,25 +279,6 @@ impl<M: Machine> Learner<M> {
             machine.copy(asked_for(self.query.gradient_of(pair.query)), of_still)?;
         }
         let after = finite("the query's loss", self.query.loss(machine)?, inner.steps)?;
-        let steps = match mode {
-            Mode::Full => inner.steps,
-            Mode::Truncated(last) => last.min(inner.steps),
-            Mode::FirstOrder => 0,
-        };
-        self.rates.fill(0.0);
-        self.make_cotangents(machine, inner)?;
-        for k in (0..inner.steps).rev() {
-            let curved = k >= inner.steps - steps;
-            // Before the last steps λ goes on as it is; the rates' gradients are made of it all the same.
-            if !curved && !inner.learns_rates {
-                break;
-            }
-            self.pull_step(machine, inner, k)?;
-            if curved {
-                self.pull_gradient(machine, inner, k)?;
-                self.add_hessian(machine, k)?;
-            }
-        }
         Ok(Adapted { before: before.unwrap_or(after), after })
     }
 
@@ -301,6 +329,10 @@ impl<M: Machine> Learner<M> {
                 if inner.decay != 0.0 {
                     machine.update(Plus(inner.decay), &mut [gradient], &[theta])?;
                 }
+                if let Some(first) = earlier.first().filter(|_| inner.proximal != 0.0) {
+                    machine.update(Plus(inner.proximal), &mut [gradient], &[theta])?;
+                    machine.update(Plus(-inner.proximal), &mut [gradient], &[&first.theta[n]])?;
+                }
                 if let Some(kept) = kept.gradient.get_mut(n) {
                     machine.copy(gradient, kept)?;
                 }
@@ -340,6 +372,13 @@ impl<M: Machine> Learner<M> {
             let one = |pair: &Pair| like(machine, &self.support, pair.support);
             self.of_rate = self.adapted.iter().map(one).collect::<Result<_>>()?;
         }
+        if inner.proximal == 0.0 {
+            self.of_centre.clear();
+        } else if self.of_centre.is_empty() {
+            let one = |pair: &Pair| like(machine, &self.support, pair.support);
+            self.of_centre = self.adapted.iter().map(one).collect::<Result<_>>()?;
+        }
+        self.of_centre.iter_mut().try_for_each(|tensor| machine.fill(tensor, 0.0))?;
         if self.cotangents.first().is_none_or(|all| all.len() != memories) {
             let many =
                 |pair: &Pair| (0..memories).map(|_| like(machine, &self.support, pair.support)).collect();
@@ -377,8 +416,11 @@ impl<M: Machine> Learner<M> {
         let mut along = 0.0;
         for (n, pair) in self.adapted.iter().enumerate() {
             let gamma = self.support.direction_mut(machine, &self.second, pair.support)?;
-            if inner.decay != 0.0 {
-                machine.update(Plus(inner.decay), &mut [&mut self.lambda[n]], &[gamma])?;
+            if inner.decay + inner.proximal != 0.0 {
+                machine.update(Plus(inner.decay + inner.proximal), &mut [&mut self.lambda[n]], &[gamma])?;
+            }
+            if let Some(of_centre) = self.of_centre.get_mut(n) {
+                machine.update(Plus(-inner.proximal), &mut [of_centre], &[gamma])?;
             }
             if kept.factor < 1.0 {
                 along += machine.dot(&kept.cut[n], gamma)?;
@@ -412,7 +454,7 @@ impl<M: Machine> Learner<M> {
 }
 
 /// What the learner's own plans ask for.
-fn asked_for<T>(made: Option<&T>) -> &T {
+pub(super) fn asked_for<T>(made: Option<&T>) -> &T {
     let Some(made) = made else { unreachable!("the plan asks for it") };
     made
 }
