@@ -202,6 +202,106 @@ fn relu_and_squared_error() {
     regressed().is_differentiated();
 }
 
+/// Derivatives of a wrong function may agree with each other: these are the functions. `target` is subtracted from what
+/// is made, so the square of the difference is the loss.
+#[test]
+fn values_are_those_of_the_formulas() {
+    type Make = fn(&mut Graph<Cpu<Streaming>>, [ValueId; 5]) -> ValueId;
+    // 6 × 2, two rows, three rows that take turns, and a column of 6.
+    let (x, row, shift) = (wave(12, 0.0), wave(2, 0.3), wave(2, 0.5));
+    let (turns, column) = (wave(6, 0.9), wave(6, 1.4));
+    let erf = |x: f64| {
+        // Its series, which is exact enough for |x| ≤ 1.
+        let term = |n: i32| {
+            x.powi(2 * n + 1) / (f64::from(2 * n + 1) * (1..=n).map(|k| -f64::from(k)).product::<f64>())
+        };
+        std::f64::consts::FRAC_2_SQRT_PI * (0..25).map(term).sum::<f64>()
+    };
+    let normal = |i: usize| {
+        let (a, b) = (x[2 * i], x[2 * i + 1]);
+        let half = (a - b) / 2.0;
+        let unit = half / (half * half + 0.01).sqrt();
+        [row[0] * unit + shift[0], -row[1] * unit + shift[1]]
+    };
+    let means = |rows: usize, columns: usize, all: &[f64]| -> Vec<f64> {
+        let mean = |n: usize| {
+            let (group, column) = (n / columns, n % columns);
+            (0..rows).map(|i| all[(group * rows + i) * columns + column]).sum::<f64>() / rows as f64
+        };
+        (0..all.len() / rows).map(mean).collect()
+    };
+    let cases: [(&str, Make, Vec<f64>); 10] = [
+        ("a row", |g, [x, row, ..]| g.sum(x, row).unwrap(), (0..12).map(|n| x[n] + row[n % 2]).collect()),
+        (
+            "turns",
+            |g, [x, _, _, turns, _]| g.sum(x, turns).unwrap(),
+            (0..12).map(|n| x[n] + turns[n % 6]).collect(),
+        ),
+        ("twice", |g, [x, ..]| g.sum(x, x).unwrap(), x.iter().map(|x| 2.0 * x).collect()),
+        ("mean of three", |g, [x, ..]| g.mean(x, 3).unwrap(), means(3, 2, &x)),
+        ("mean of all", |g, [x, ..]| g.mean(x, 6).unwrap(), means(6, 2, &x)),
+        ("mean of a column", |g, [.., column]| g.mean(column, 6).unwrap(), means(6, 1, &column)),
+        ("mean of thirds of a column", |g, [.., column]| g.mean(column, 2).unwrap(), means(2, 1, &column)),
+        ("relu", |g, [x, ..]| g.relu(x), x.iter().map(|x| x.max(0.0)).collect()),
+        (
+            "gelu",
+            |g, [x, ..]| g.gelu(x),
+            x.iter().map(|x| x * (1.0 + erf(x / 2.0_f64.sqrt())) / 2.0).collect(),
+        ),
+        (
+            "normalised",
+            |g, [x, row, shift, ..]| g.normalise(x, row, shift, 0.01).unwrap(),
+            (0..6).flat_map(normal).collect(),
+        ),
+    ];
+    for (name, make, expected) in cases {
+        let machine = Cpu::new(Streaming::new());
+        let mut graph = Graph::new();
+        let inputs =
+            [(6, 2), (1, 2), (1, 2), (3, 2), (6, 1)].map(|(rows, columns)| graph.input(rows, columns));
+        let made = make(&mut graph, inputs);
+        let (rows, columns) = graph.shape(made);
+        let target = graph.input(rows, columns);
+        let loss = graph.squared_error(made, target, 1.0).unwrap();
+        let mut model = Model::new(&machine, graph, loss).unwrap();
+        for (id, numbers) in inputs.iter().zip([&x, &row, &shift, &turns, &column]) {
+            model.write(&machine, *id, numbers).unwrap();
+        }
+        model.write(&machine, target, &expected).unwrap();
+        model.evaluate(&machine).unwrap();
+        let off = model.loss(&machine).unwrap();
+        assert!(off < 1e-28, "{name}: {:?} and not {expected:?}", model.tensor(made).data());
+        // And the loss is what it is said to be.
+        model.write(&machine, target, &expected.iter().map(|y| y + 0.5).collect::<Vec<_>>()).unwrap();
+        model.evaluate(&machine).unwrap();
+        let halves = 0.25 * expected.len() as f64;
+        assert!((model.loss(&machine).unwrap() - halves).abs() < 1e-13, "{name}");
+    }
+}
+
+#[test]
+fn cross_entropies_are_those_of_the_formula() {
+    let machine = Cpu::new(Streaming::new());
+    let mut graph = Graph::new();
+    let (logits, classes) = (graph.input(3, 4), graph.input(3, 1));
+    let loss = graph.cross_entropy(logits, classes, 0.5).unwrap();
+    let mut model = Model::new(&machine, graph, loss).unwrap();
+    // Beside large ones, which must not overflow.
+    let numbers: Vec<f64> =
+        wave(12, 0.2).iter().enumerate().map(|(n, x)| x + if n < 4 { 800.0 } else { 0.0 }).collect();
+    let chosen = [1, 3, 0];
+    model.write(&machine, logits, &numbers).unwrap();
+    model.write(&machine, classes, &chosen.map(f64::from)).unwrap();
+    model.evaluate(&machine).unwrap();
+    let one = |(row, class): (&[f64], i32)| {
+        let all: f64 = row.iter().map(|x| (x - row[class as usize]).exp()).sum();
+        all.ln() / 2.0
+    };
+    let expected: f64 = numbers.chunks(4).zip(chosen).map(one).sum();
+    let given = model.loss(&machine).unwrap();
+    assert!((given - expected).abs() < 1e-13, "{given} {expected}");
+}
+
 /// A loss that is linear in a product with what does not move: the tangent of that cotangent is zero, and nobody writes it.
 #[test]
 fn a_product_with_what_does_not_move() {

@@ -65,7 +65,8 @@ pub trait Rowwise: Copy + fmt::Debug + Send + Sync + 'static {
     /// The name, for messages.
     const NAME: &'static str;
 
-    /// Whether rows mean nothing to it: several of them may be one longer row.
+    /// Whether rows mean nothing to it, so that several of them may be one longer row: each element of the result belongs to
+    /// one of every operand, or the result is one number that all elements of a row add to.
     const ELEMENTWISE: bool = false;
 
     /// Adds the result to `y`.

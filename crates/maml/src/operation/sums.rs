@@ -36,7 +36,6 @@ struct Weighted {
 
 impl Rowwise for Weighted {
     const NAME: &'static str = "mean";
-    const ELEMENTWISE: bool = true;
 
     fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]) {
         for (y, a) in y.iter_mut().zip(x[0]) {
