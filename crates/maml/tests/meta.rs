@@ -341,7 +341,7 @@ fn a_truncated_loop_at_rest_is_the_series_of_as_many_terms() {
 
 #[test]
 fn a_held_loop_has_the_gradient_of_differences() {
-    let inner = Inner { steps: 3, ..held(3) };
+    let inner = held(3);
     let given = unrolled(&inner, Mode::Full);
     let machine = Cpu::new(Streaming::new());
     let mut learner = learner(&machine, &["Wk", "Wo"]);

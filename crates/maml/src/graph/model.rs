@@ -95,8 +95,8 @@ fn clear_rest<M: Machine>(
     wanted: &[bool],
     written: &[bool],
 ) -> Result<()> {
-    for (_, tensor) in plane.iter_mut().enumerate().filter(|(n, _)| wanted[*n] && !written[*n]) {
-        if let Some(tensor) = tensor {
+    for ((tensor, wanted), written) in plane.iter_mut().zip(wanted).zip(written) {
+        if let Some(tensor) = tensor.as_mut().filter(|_| *wanted && !*written) {
             machine.fill(tensor, 0.0)?;
         }
     }

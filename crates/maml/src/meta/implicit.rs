@@ -10,7 +10,7 @@
 //! be positive, or by the series of Neumann, `w = η Σ_j (1 - η (H + μ))ʲ ∇L_q`, which needs η below 2 over its largest
 //! eigenvalue. A loop of gradient descent with rate η that is truncated to R steps, at rest, gives μ w of R terms.
 
-use super::learner::{Adapted, Inner, Learner, asked_for, like};
+use super::learner::{Adapted, Inner, Learner, asked_for};
 use super::optimiser::{Plus, Scaled};
 use crate::machine::{Machine, TensorOf};
 use crate::{Error, Result};
@@ -48,6 +48,15 @@ type Vector<M> = Vec<TensorOf<M>>;
 
 fn dot<M: Machine>(machine: &M, x: &Vector<M>, y: &Vector<M>) -> Result<f64> {
     x.iter().zip(y).map(|(x, y)| machine.dot(x, y)).sum()
+}
+
+fn assign<M: Machine>(machine: &M, to: &mut Vector<M>, from: &Vector<M>) -> Result<()> {
+    to.iter_mut().zip(from).try_for_each(|(to, from)| machine.copy(from, to))
+}
+
+/// The norm of a residual, as a part of that of the right side.
+fn part(square: f64, whole: f64) -> f64 {
+    if whole > 0.0 { (square / whole).sqrt() } else { 0.0 }
 }
 
 /// `to = scale · to + weight · from`.
@@ -116,10 +125,6 @@ impl<M: Machine> Learner<M> {
         Ok(())
     }
 
-    fn vector(&self, machine: &M) -> Result<Vector<M>> {
-        self.adapted.iter().map(|pair| like(machine, &self.support, pair.support)).collect()
-    }
-
     /// λ to w.
     fn by_conjugate_gradients(
         &mut self,
@@ -128,10 +133,10 @@ impl<M: Machine> Learner<M> {
         most: usize,
         enough: f64,
     ) -> Result<Solved> {
-        let (mut residual, mut direction) = (self.vector(machine)?, self.vector(machine)?);
-        let (mut solution, mut product) = (self.vector(machine)?, self.vector(machine)?);
-        combine(machine, 0.0, &mut residual, 1.0, &self.lambda)?;
-        combine(machine, 0.0, &mut direction, 1.0, &self.lambda)?;
+        let (mut residual, mut direction) = (self.like_adapted(machine)?, self.like_adapted(machine)?);
+        let (mut solution, mut product) = (self.like_adapted(machine)?, self.like_adapted(machine)?);
+        assign(machine, &mut residual, &self.lambda)?;
+        assign(machine, &mut direction, &self.lambda)?;
         let whole = dot(machine, &residual, &residual)?;
         let (mut square, mut products) = (whole, 0);
         while products < most && square > enough * enough * whole {
@@ -149,19 +154,19 @@ impl<M: Machine> Learner<M> {
             square = next;
         }
         self.lambda = solution;
-        Ok(Solved { products, residual: if whole > 0.0 { (square / whole).sqrt() } else { 0.0 } })
+        Ok(Solved { products, residual: part(square, whole) })
     }
 
     /// λ to w: `w ← w + η (∇L_q - (H + μ) w)`, from zero.
     fn by_series(&mut self, machine: &M, proximal: f64, terms: usize, rate: f64) -> Result<Solved> {
-        let (mut solution, mut product) = (self.vector(machine)?, self.vector(machine)?);
+        let (mut solution, mut product) = (self.like_adapted(machine)?, self.like_adapted(machine)?);
         let whole = dot(machine, &self.lambda, &self.lambda)?;
-        let mut residual = self.vector(machine)?;
-        combine(machine, 0.0, &mut residual, 1.0, &self.lambda)?;
+        let mut residual = self.like_adapted(machine)?;
+        assign(machine, &mut residual, &self.lambda)?;
         for _ in 0..terms {
             combine(machine, 1.0, &mut solution, rate, &residual)?;
             self.product(machine, proximal, Some((&solution, &mut product)))?;
-            combine(machine, 0.0, &mut residual, 1.0, &self.lambda)?;
+            assign(machine, &mut residual, &self.lambda)?;
             combine(machine, 1.0, &mut residual, -1.0, &product)?;
         }
         let square = dot(machine, &residual, &residual)?;
@@ -169,6 +174,6 @@ impl<M: Machine> Learner<M> {
         if !square.is_finite() {
             return Err(Error::Diverged { what: "the residual of the series", value: square, steps: terms });
         }
-        Ok(Solved { products: terms, residual: if whole > 0.0 { (square / whole).sqrt() } else { 0.0 } })
+        Ok(Solved { products: terms, residual: part(square, whole) })
     }
 }

@@ -128,7 +128,7 @@ pub struct Learner<M: Machine> {
 }
 
 /// A tensor as large as a value, for sums; zero.
-pub(super) fn like<M: Machine>(machine: &M, model: &Model<M>, value: ValueId) -> Result<TensorOf<M>> {
+fn like<M: Machine>(machine: &M, model: &Model<M>, value: ValueId) -> Result<TensorOf<M>> {
     let (rows, columns) = model.shape(value);
     Ok(machine.storage().allocate(Layout::contiguous([1, 1, rows, columns])?)?)
 }
@@ -282,6 +282,17 @@ impl<M: Machine> Learner<M> {
         Ok(Adapted { before: before.unwrap_or(after), after })
     }
 
+    /// A tensor for each adapted parameter, zero.
+    pub(super) fn like_adapted(&self, machine: &M) -> Result<Vec<TensorOf<M>>> {
+        self.adapted.iter().map(|pair| like(machine, &self.support, pair.support)).collect()
+    }
+
+    /// As many for each.
+    fn memories_like_adapted(&self, machine: &M, count: usize) -> Result<Vec<Vec<TensorOf<M>>>> {
+        let each = |pair: &Pair| (0..count).map(|_| like(machine, &self.support, pair.support)).collect();
+        self.adapted.iter().map(each).collect()
+    }
+
     /// Goes all steps, keeps what is needed of them, and leaves the last θ in the model of the query.
     fn adapt(&mut self, machine: &M, inner: &Inner) -> Result<Option<f64>> {
         let memories = inner.optimiser.memories();
@@ -296,15 +307,12 @@ impl<M: Machine> Learner<M> {
             self.way.clear();
         }
         while self.way.len() < inner.steps {
-            let of = |pair: &Pair| like(machine, &self.support, pair.support);
-            let tensors = |count: usize| self.adapted.iter().take(count).map(of).collect::<Result<Vec<_>>>();
-            let many = |pair: &Pair| (0..memories).map(|_| of(pair)).collect::<Result<Vec<_>>>();
-            let memories = self.adapted.iter().map(many).collect::<Result<Vec<_>>>()?;
+            let if_any = |count| if count == 0 { Ok(Vec::new()) } else { self.like_adapted(machine) };
             self.way.push(Kept {
-                theta: tensors(self.adapted.len())?,
-                gradient: tensors(gradients)?,
-                memories,
-                cut: tensors(cuts)?,
+                theta: self.like_adapted(machine)?,
+                gradient: if_any(gradients)?,
+                memories: self.memories_like_adapted(machine, memories)?,
+                cut: if_any(cuts)?,
                 factor: 1.0,
             });
         }
@@ -369,20 +377,16 @@ impl<M: Machine> Learner<M> {
     fn make_cotangents(&mut self, machine: &M, inner: &Inner) -> Result<()> {
         let memories = inner.optimiser.memories();
         if inner.learns_rates && self.of_rate.is_empty() {
-            let one = |pair: &Pair| like(machine, &self.support, pair.support);
-            self.of_rate = self.adapted.iter().map(one).collect::<Result<_>>()?;
+            self.of_rate = self.like_adapted(machine)?;
         }
         if inner.proximal == 0.0 {
             self.of_centre.clear();
         } else if self.of_centre.is_empty() {
-            let one = |pair: &Pair| like(machine, &self.support, pair.support);
-            self.of_centre = self.adapted.iter().map(one).collect::<Result<_>>()?;
+            self.of_centre = self.like_adapted(machine)?;
         }
         self.of_centre.iter_mut().try_for_each(|tensor| machine.fill(tensor, 0.0))?;
         if self.cotangents.first().is_none_or(|all| all.len() != memories) {
-            let many =
-                |pair: &Pair| (0..memories).map(|_| like(machine, &self.support, pair.support)).collect();
-            self.cotangents = self.adapted.iter().map(many).collect::<Result<_>>()?;
+            self.cotangents = self.memories_like_adapted(machine, memories)?;
         }
         self.cotangents.iter_mut().flatten().try_for_each(|tensor| machine.fill(tensor, 0.0))
     }

@@ -40,13 +40,18 @@ impl Default for Heads {
 
 type Scratch<M> = <<M as Machine>::Storage as Storage>::Workspace;
 
+/// A place for each operand, made when it is wanted first.
+type Spare<M> = [Option<TensorOf<M>>; 3];
+
 /// What a call needs beside its operands; made when it is called first.
 struct Room<M: Machine> {
     lse: TensorOf<M>,
     mu: TensorOf<M>,
     workspace: Scratch<M>,
-    /// Places for cotangents that nobody wants.
-    spare: [Option<TensorOf<M>>; 3],
+    /// Places for tangents of cotangents that nobody wants, or for cotangents where these are all there is.
+    spare: Spare<M>,
+    /// Places for cotangents beside those.
+    spare_first: Spare<M>,
 }
 
 struct Attention<M: Machine> {
@@ -80,6 +85,7 @@ impl<M: Machine> Attention<M> {
                 mu: statistic()?,
                 workspace: storage.workspace(bytes)?,
                 spare: [None, None, None],
+                spare_first: [None, None, None],
             },
         };
         Ok((&self.problem, self.room.insert(room)))
@@ -90,7 +96,7 @@ impl<M: Machine> Attention<M> {
         problem: &Problem,
         machine: &M,
         into: &'a mut Into<'_, M>,
-        spare: &'a mut [Option<TensorOf<M>>; 3],
+        spare: &'a mut Spare<M>,
     ) -> Result<Qkv<<M::Storage as Storage>::ViewMut<'a, M::Element>>> {
         let shape = problem.shape();
         let shapes = [shape.q(), shape.k(), shape.v()];
@@ -198,12 +204,10 @@ impl<M: Machine> Operation<M> for Attention<M> {
         };
         let (problem, room) = self.ready(machine, Rule::SecondOrder)?;
         let inputs = inputs::<M>(at.x);
-        let mut spare = std::mem::take(&mut room.spare);
-        let mut spare_first = [None, None, None];
         let outputs = SecondOrder {
-            tangent: Tangent(Cotangent(Self::places(problem, machine, into, &mut spare)?)),
+            tangent: Tangent(Cotangent(Self::places(problem, machine, into, &mut room.spare)?)),
             first: if wants_first {
-                Some(Cotangent(Self::places(problem, machine, first, &mut spare_first)?))
+                Some(Cotangent(Self::places(problem, machine, first, &mut room.spare_first)?))
             } else {
                 None
             },
@@ -219,7 +223,6 @@ impl<M: Machine> Operation<M> for Attention<M> {
             outputs,
             &mut room.workspace,
         )?;
-        room.spare = spare;
         Ok(())
     }
 }

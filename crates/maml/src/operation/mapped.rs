@@ -63,15 +63,12 @@ impl<M: Machine, K: Rowwise> Operation<M> for Mapped<K> {
             machine.pull(self.kernel, &self.sweep, at.x, g, first)?;
         }
         match (at.g, at.g_tangent) {
-            // Linear in the cotangent and in nothing else: its tangent is pulled back as it is.
-            (_, Some(g_tangent)) if self.linear => {
-                machine.pull(self.kernel, &self.sweep, at.x, g_tangent, into)
-            }
-            (Some(g), g_tangent) => {
+            (Some(g), g_tangent) if !self.linear => {
                 machine.pull_tangent(self.kernel, &self.sweep, at.x, at.x_tangent, g, g_tangent, into)
             }
-            (None, Some(g_tangent)) => machine.pull(self.kernel, &self.sweep, at.x, g_tangent, into),
-            (None, None) => Ok(()),
+            // Linear in the cotangent and in nothing else: its tangent is pulled back as it is.
+            (_, Some(g_tangent)) => machine.pull(self.kernel, &self.sweep, at.x, g_tangent, into),
+            (_, None) => Ok(()),
         }
     }
 }
