@@ -6,16 +6,16 @@
 
 use crate::{Element, Layout, Result, Scalar, Tensor, TensorView, TensorViewMut, Workspace};
 
-/// A kind of memory: its tensors, views and scratch.
+/// A kind of memory: its tensors, views and scratch. What is owned may go to other threads.
 pub trait Storage {
     /// An owned tensor.
-    type Tensor<T: Scalar>;
+    type Tensor<T: Scalar>: Send + Sync;
     /// A strided read-only view.
     type View<'a, T: Scalar>: Copy;
     /// A strided view that may be written; no two of its elements share memory.
     type ViewMut<'a, T: Scalar>;
     /// Scratch memory of a rule.
-    type Workspace;
+    type Workspace: Send + Sync;
 
     /// One element, where reading it costs nothing: in the memory of the host. Checks on a few values
     /// are made there and nowhere else.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::Architecture;
+use crate::{Architecture, Multiplied};
 
 /// A result whose error is this crate's.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -16,6 +16,37 @@ pub enum Error {
         "no run-time compiler: libnvrtc was not found; install the CUDA toolkit 13 (or the package nvidia-cuda-nvrtc 13 of PyPI) and put the folder of libnvrtc.so on the loader's path (LD_LIBRARY_PATH)"
     )]
     NoCompiler,
+    /// cuBLAS is not on this machine.
+    #[error(
+        "no cuBLAS: libcublas was not found; install the CUDA toolkit 13 (or the package nvidia-cublas 13 of PyPI) and put the folder of libcublas.so on the loader's path (LD_LIBRARY_PATH)"
+    )]
+    NoBlas,
+    /// A call of cuBLAS failed that has no reason to.
+    #[error("{call} failed: {code}")]
+    Blas {
+        /// The call.
+        call: &'static str,
+        /// The library's error code.
+        code: String,
+    },
+    /// A matrix of a product is not packed, or has another number of elements.
+    #[error("{what} has {given} elements over {span} places, but a product needs {needed} that are packed")]
+    NotPacked {
+        /// The matrix.
+        what: &'static str,
+        /// Its elements.
+        given: usize,
+        /// Places from its first element to its last.
+        span: usize,
+        /// Those needed.
+        needed: usize,
+    },
+    /// A product with more rows or columns than cuBLAS counts.
+    #[error("{product:?} is larger than a product can be: rows and columns are below 2³¹; split it")]
+    LargeProduct {
+        /// The product.
+        product: Multiplied,
+    },
     /// The driver is not on this machine.
     #[error(
         "no NVIDIA driver: libcuda was not found; on a machine with an NVIDIA GPU install driver 580 or later, elsewhere use the CPU backends"

@@ -12,6 +12,7 @@
 //! - [`Report`] reads registers, spills and shared memory from what the assembler said.
 //! - [`KernelSpec`] is a kernel as data, [`Library`] compiles, loads and launches those of one kind.
 //! - [`Graph`] is work that was recorded once, to be replayed.
+//! - [`Blas`] has products of matrices, by cuBLAS.
 //! - [`forward`] has the three modes of the forward rule, which are [`Attention`] backends.
 //!
 //! [`Attention`]: theria_contract::Attention
@@ -33,6 +34,7 @@
 //! ```
 
 mod architecture;
+mod blas;
 mod buffer;
 mod cache;
 mod compiler;
@@ -48,6 +50,7 @@ mod storage;
 mod timing;
 
 pub use architecture::Architecture;
+pub use blas::{Blas, Factors, Multiplied};
 pub use cache::{CubinCache, Key, Origin};
 pub use compiler::{Compiled, Compiler};
 pub use device::Device;

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use thiserror::Error as ThisError;
 
+use crate::machine::Follow;
+
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -98,6 +100,22 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A function of rows is larger than a launch on a device counts.
+    #[error("a function of {operands} operands and {most} rows or columns is larger than a launch counts: at most 3, and 2³¹ - 1")]
+    LargeSweep {
+        /// Its operands.
+        operands: usize,
+        /// The most rows or columns.
+        most: usize,
+    },
+    /// A function of rows adds up rows in two ways at once.
+    #[error("a function of rows adds rows up as {one:?} and as {other:?} in one launch: ask for one of them at a time")]
+    SharedTwice {
+        /// One way.
+        one: Follow,
+        /// The other.
+        other: Follow,
     },
     /// A step over no tasks has no gradient.
     #[error("an outer step was asked for with no tasks; it needs one at least")]

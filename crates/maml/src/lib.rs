@@ -40,16 +40,15 @@
 //! # Ok::<(), theria_maml::Error>(())
 //! ```
 
-#![forbid(unsafe_code)]
-
 mod error;
 pub mod graph;
 pub mod machine;
 pub mod meta;
+pub mod models;
 pub mod number;
 pub mod operation;
 pub mod tasks;
 
 pub use error::{Error, Result};
 pub use graph::{Graph, Model, Plan, ValueId};
-pub use machine::{Host, Machine};
+pub use machine::{Gpu, Host, Machine};

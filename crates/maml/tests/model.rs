@@ -135,11 +135,7 @@ impl<M: Machine<Element = f64>> Subject<M> {
         let plan = self.plan();
         for n in 0..self.parameters.len() {
             let along = self.direction(n, direction);
-            let (rows, columns) = self.model.shape(self.parameters[n]);
-            let along = theria_contract::Tensor::from_vec(along, [1, 1, rows, columns]).unwrap();
-            let along = self.machine.storage().upload(&along).unwrap();
-            let to = self.model.direction_mut(&self.machine, &plan, self.parameters[n]).unwrap();
-            self.machine.copy(&along, to).unwrap();
+            self.model.write_direction(&self.machine, &plan, self.parameters[n], &along).unwrap();
         }
         self.model.gradient_tangent(&self.machine, &plan).unwrap();
         self.numbers(Model::gradient_tangent_of)
@@ -315,9 +311,8 @@ fn a_product_with_what_does_not_move() {
     let mut subject = subject(machine, graph, loss, vec![x], &[(b, vec![0.7, -1.3, 0.4])]);
     // Numbers of a plan in which it moves lie about.
     let plan = subject.model.plan(&[x], &[x, b]);
-    for value in [x, b] {
-        let direction = subject.model.direction_mut(&subject.machine, &plan, value).unwrap();
-        subject.machine.fill(direction, 1.0).unwrap();
+    for (value, count) in [(x, 15), (b, 3)] {
+        subject.model.write_direction(&subject.machine, &plan, value, &vec![1.0; count]).unwrap();
     }
     subject.model.gradient_tangent(&subject.machine, &plan).unwrap();
     subject.is_differentiated();

@@ -3,6 +3,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use cudarc::cublas::{self, sys::cublasHandle_t};
 use cudarc::driver::result;
 use cudarc::driver::sys::{CUdeviceptr, CUgraphExec, CUmodule, CUstream};
 
@@ -64,6 +65,7 @@ pub(crate) enum Released {
     Memory(CUdeviceptr),
     Replay(CUgraphExec),
     Module(CUmodule),
+    Blas(cublasHandle_t),
 }
 
 // SAFETY: these are the driver's names for things of a context; every thread may release them.
@@ -128,6 +130,10 @@ impl Device {
                 // SAFETY: the caller made it, and releases it here only; nothing of it runs any more.
                 let outcome = unsafe { result::graph::exec_destroy(replay) };
                 check("cuGraphExecDestroy", outcome)
+            }),
+            Released::Blas(handle) => turn.synchronize().map(|()| {
+                // SAFETY: the same. What it says no longer matters.
+                let _ = unsafe { cublas::result::destroy_handle(handle) };
             }),
             Released::Module(module) => turn.synchronize().and_then(|()| {
                 // SAFETY: the same.

@@ -12,9 +12,26 @@ use crate::{Error, Result};
 /// A tensor for each value that has one.
 type Plane<M> = Vec<Option<TensorOf<M>>>;
 
-/// A model that can be evaluated and differentiated. It allocates when a plan is used first, and no more.
+/// What is computed again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    LossAndGradient,
+    Gradient,
+    GradientTangent,
+}
+
+/// Work by a plan that was done once, and its recording if it was done again since.
+struct Replay<M: Machine> {
+    work: Work,
+    plan: Plan,
+    recording: Option<M::Recording>,
+}
+
+/// A model that can be evaluated and differentiated. It allocates when a plan is used first, and no more. Where the machine
+/// records, what a plan is used for a second time is recorded, and replayed from then on.
 pub struct Model<M: Machine> {
     graph: Graph<M>,
+    replays: Vec<Replay<M>>,
     loss: ValueId,
     primal: Plane<M>,
     tangent: Plane<M>,
@@ -115,7 +132,8 @@ impl<M: Machine> Model<M> {
         let none = || (0..graph.values.len()).map(|_| None).collect();
         let (mut primal, tangent, cotangent, cotangent_tangent) = (none(), none(), none(), none());
         fill_plane(&graph, machine, &mut primal, |_| true)?;
-        Ok(Self { graph, loss, primal, tangent, cotangent, cotangent_tangent })
+        let replays = Vec::new();
+        Ok(Self { graph, replays, loss, primal, tangent, cotangent, cotangent_tangent })
     }
 
     /// What gradients of `of` take, and their tangents while `along` moves.
@@ -134,8 +152,8 @@ impl<M: Machine> Model<M> {
         self.graph.shape(value)
     }
 
-    /// The tensor of a parameter or of data, to be written.
-    pub fn tensor_mut(&mut self, value: ValueId) -> &mut TensorOf<M> {
+    /// The tensor of a parameter or of data, to be written. It stays where it is: recordings name it.
+    pub(crate) fn tensor_mut(&mut self, value: ValueId) -> &mut TensorOf<M> {
         let Some(tensor) = &mut self.primal[value.0] else { unreachable!("every value has one") };
         tensor
     }
@@ -147,13 +165,18 @@ impl<M: Machine> Model<M> {
 
     /// Writes numbers of the host, row by row.
     pub fn write(&mut self, machine: &M, value: ValueId, numbers: &[M::Element]) -> Result<()> {
+        let tensor = self.uploaded(machine, value, numbers)?;
+        machine.copy(&tensor, self.tensor_mut(value))
+    }
+
+    /// A tensor of numbers of the host, as large as a value.
+    fn uploaded(&self, machine: &M, value: ValueId, numbers: &[M::Element]) -> Result<TensorOf<M>> {
         let (rows, columns) = self.shape(value);
         if numbers.len() != rows * columns {
             return Err(Error::Elements { what: "a value", given: numbers.len(), expected: rows * columns });
         }
         let tensor = Tensor::from_vec(numbers.to_vec(), [1, 1, rows, columns])?;
-        let tensor = machine.storage().upload(&tensor)?;
-        machine.copy(&tensor, self.tensor_mut(value))
+        Ok(machine.storage().upload(&tensor)?)
     }
 
     /// The gradient that was computed last; none of what no plan asked for.
@@ -202,14 +225,46 @@ impl<M: Machine> Model<M> {
 
     /// Computes the loss, and the gradients of the plan.
     pub fn loss_and_gradient(&mut self, machine: &M, plan: &Plan) -> Result<()> {
-        self.evaluate_some(machine, true)?;
-        self.pull(machine, plan)
+        self.run(machine, plan, Work::LossAndGradient)
     }
 
     /// Computes the gradients of the plan. The loss itself is not computed.
     pub fn gradient(&mut self, machine: &M, plan: &Plan) -> Result<()> {
-        self.evaluate_some(machine, false)?;
-        self.pull(machine, plan)
+        self.run(machine, plan, Work::Gradient)
+    }
+
+    /// Does work by a plan: once as it is, which makes all memory that it needs, and from then on as it was recorded.
+    fn run(&mut self, machine: &M, plan: &Plan, work: Work) -> Result<()> {
+        if !M::RECORDS {
+            return self.do_work(machine, plan, work);
+        }
+        let known = self.replays.iter().position(|replay| replay.work == work && replay.plan == *plan);
+        let Some(known) = known else {
+            self.do_work(machine, plan, work)?;
+            self.replays.push(Replay { work, plan: plan.clone(), recording: None });
+            return Ok(());
+        };
+        let of_machine = |recording: &M::Recording| machine.made(recording);
+        if !self.replays[known].recording.as_ref().is_some_and(of_machine) {
+            self.replays[known].recording = machine.record(|| self.do_work(machine, plan, work))?;
+        }
+        match &self.replays[known].recording {
+            // SAFETY: work on a model uses its values and what operations keep, both of which are made once and stay
+            // where they are as long as the model and its recordings do; nobody else has them while it is borrowed.
+            #[allow(unsafe_code)]
+            Some(recording) => unsafe { machine.replay(recording) },
+            None => self.do_work(machine, plan, work),
+        }
+    }
+
+    fn do_work(&mut self, machine: &M, plan: &Plan, work: Work) -> Result<()> {
+        match work {
+            Work::LossAndGradient | Work::Gradient => {
+                self.evaluate_some(machine, work == Work::LossAndGradient)?;
+                self.pull(machine, plan)
+            }
+            Work::GradientTangent => self.push_and_pull(machine, plan),
+        }
     }
 
     fn pull(&mut self, machine: &M, plan: &Plan) -> Result<()> {
@@ -226,8 +281,20 @@ impl<M: Machine> Model<M> {
         clear_rest::<M>(machine, &mut self.cotangent, &plan.wanted, &written)
     }
 
+    /// Writes the direction of a parameter that moves, before [`Model::gradient_tangent`].
+    pub fn write_direction(
+        &mut self,
+        machine: &M,
+        plan: &Plan,
+        value: ValueId,
+        numbers: &[M::Element],
+    ) -> Result<()> {
+        let tensor = self.uploaded(machine, value, numbers)?;
+        machine.copy(&tensor, self.direction_mut(machine, plan, value)?)
+    }
+
     /// The direction of a parameter that moves, to be written before [`Model::gradient_tangent`].
-    pub fn direction_mut(&mut self, machine: &M, plan: &Plan, value: ValueId) -> Result<&mut TensorOf<M>> {
+    pub(crate) fn direction_mut(&mut self, machine: &M, plan: &Plan, value: ValueId) -> Result<&mut TensorOf<M>> {
         fill_plane(&self.graph, machine, &mut self.tangent, |n| plan.moves[n])?;
         match &mut self.tangent[value.0] {
             Some(tensor) if plan.moves[value.0] => Ok(tensor),
@@ -239,6 +306,10 @@ impl<M: Machine> Model<M> {
     /// product of the Hessian, and of the mixed second derivatives of parameters that do not move. The loss itself is not
     /// computed.
     pub fn gradient_tangent(&mut self, machine: &M, plan: &Plan) -> Result<()> {
+        self.run(machine, plan, Work::GradientTangent)
+    }
+
+    fn push_and_pull(&mut self, machine: &M, plan: &Plan) -> Result<()> {
         self.evaluate_some(machine, false)?;
         self.push(machine, plan)?;
         let both = |a: &[bool], b: &[bool]| -> Vec<bool> { a.iter().zip(b).map(|(a, b)| *a && *b).collect() };

@@ -1,8 +1,10 @@
 //! The CPU, in f64 or f32.
 
+use std::convert::Infallible;
+
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
-use theria_contract::{Attention, Tensor};
+use theria_contract::{Attention, Tensor, TensorView, TensorViewMut};
 use theria_reference::Real;
 
 use super::{Machine, Place, Places, Product, Rows, Rowwise, Sweep, Update, expect};
@@ -93,7 +95,10 @@ where
 {
     type Element = R;
     type Storage = theria_contract::Host;
+    type Attended = R;
     type Attention = A;
+    type Recording = Infallible;
+    const RECORDS: bool = false;
 
     fn attention(&self) -> &A {
         &self.attention
@@ -248,5 +253,39 @@ where
     fn dot(&self, x: &Tensor<R>, y: &Tensor<R>) -> Result<f64> {
         expect("the second factor", y.data().len(), x.data().len())?;
         Ok(x.data().iter().zip(y.data()).map(|(x, y)| Number::value(*x) * Number::value(*y)).sum())
+    }
+
+    fn attended<'a>(
+        &self,
+        x: &'a Tensor<R>,
+        _room: &'a mut Option<Tensor<R>>,
+        _already: bool,
+    ) -> Result<TensorView<'a, R>> {
+        Ok(x.view())
+    }
+
+    fn attended_mut<'a>(
+        &self,
+        x: &'a mut Tensor<R>,
+        _room: &'a mut Option<Tensor<R>>,
+    ) -> Result<TensorViewMut<'a, R>> {
+        Ok(x.view_mut())
+    }
+
+    fn take_attended(&self, _room: Option<&Tensor<R>>, _x: &mut Tensor<R>) -> Result<()> {
+        Ok(())
+    }
+
+    fn record(&self, _work: impl FnOnce() -> Result<()>) -> Result<Option<Infallible>> {
+        Ok(None)
+    }
+
+    fn made(&self, recording: &Infallible) -> bool {
+        match *recording {}
+    }
+
+    #[allow(unsafe_code)] // there is no recording that it could be given
+    unsafe fn replay(&self, recording: &Infallible) -> Result<()> {
+        match *recording {}
     }
 }

@@ -6,34 +6,53 @@
 //! Tensors are packed here, and a matrix is its rows one after the other: what `[B, T, H, D]` is to attention is a
 //! matrix of `B·T` rows and `H·D` columns to a product.
 
+mod gpu;
 mod host;
 
 use std::fmt;
 
 use theria_contract::{Attention, Element, Storage};
+use theria_gpu_fwd::Source;
 
 use crate::number::Number;
 use crate::{Error, Result};
 
+pub use gpu::{Attended, Gpu, kernels};
 pub use host::Host;
+pub use theria_gpu_fwd::Multiplied as Product;
 
 /// A tensor of a machine.
 pub type TensorOf<M> = <<M as Machine>::Storage as Storage>::Tensor<<M as Machine>::Element>;
 
-/// A product of two matrices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Product {
-    /// Rows of the result.
-    pub rows: usize,
-    /// Columns of the first factor and rows of the second one, as they are multiplied.
-    pub inner: usize,
-    /// Columns of the result.
-    pub columns: usize,
-    /// Whether the first factor lies transposed in memory.
-    pub a_transposed: bool,
-    /// Whether the second factor does.
-    pub b_transposed: bool,
+/// A tensor as attention computes with it.
+pub type AttendedOf<M> = <<M as Machine>::Storage as Storage>::Tensor<<M as Machine>::Attended>;
+
+/// A view of one.
+pub type AttendedView<'a, M> = <<M as Machine>::Storage as Storage>::View<'a, <M as Machine>::Attended>;
+
+/// A view of one that is written.
+pub type AttendedViewMut<'a, M> = <<M as Machine>::Storage as Storage>::ViewMut<'a, <M as Machine>::Attended>;
+
+/// The text of a kernel in `kernels/`.
+macro_rules! kernel_source {
+    ($name:literal) => {
+        theria_gpu_fwd::Source {
+            name: $name,
+            text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/", $name)),
+            headers: crate::machine::HEADERS,
+        }
+    };
 }
+pub(crate) use kernel_source;
+
+/// What kernels may include.
+pub(crate) const HEADERS: &[(&str, &str)] = &[
+    theria_gpu_fwd::HEADERS[0],
+    ("number.cuh", include_str!("../../kernels/number.cuh")),
+    ("rows.cuh", include_str!("../../kernels/rows.cuh")),
+    ("elements.cuh", include_str!("../../kernels/elements.cuh")),
+    ("adam.cuh", include_str!("../../kernels/adam.cuh")),
+];
 
 /// Which row of an operand belongs to row `r` of a function of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +87,17 @@ pub trait Rowwise: Copy + fmt::Debug + Send + Sync + 'static {
     /// Whether rows mean nothing to it, so that several of them may be one longer row: each element of the result belongs to
     /// one of every operand, or the result is one number that all elements of a row add to.
     const ELEMENTWISE: bool = false;
+
+    /// Whether element n of the result is made of element n of every operand, and of nothing else.
+    const COLUMNWISE: bool = false;
+
+    /// The same two functions in CUDA C++: a struct for `rows.cuh`.
+    const CUDA: Source;
+
+    /// What that is given.
+    fn constants(&self) -> [f64; 2] {
+        [0.0; 2]
+    }
 
     /// Adds the result to `y`.
     fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]);
@@ -143,6 +173,15 @@ impl<'a, T> Place<'a, T> {
 pub trait Update: Copy + fmt::Debug + Send + Sync + 'static {
     /// Changes lists by others, all as long: element n of them by element n.
     fn update<N: Number>(&self, state: &mut [&mut [N]], read: &[&[N]]);
+
+    /// How many lists it changes, and how many it reads.
+    fn operands(&self) -> (usize, usize);
+
+    /// The same in CUDA C++, on one element: a struct for `elements.cuh`, with as many operands.
+    fn cuda(&self) -> Source;
+
+    /// What that is given.
+    fn constants(&self) -> [f64; 8];
 }
 
 /// Memory, attention, and the primitives that operations are written on.
@@ -151,8 +190,14 @@ pub trait Machine: Sized {
     type Element: Element<Acc = Self::Element>;
     /// Where tensors lie.
     type Storage: Storage;
+    /// What attention computes in: the same, or what its operands are rounded to.
+    type Attended: Element<Acc = Self::Element>;
     /// Attention on this memory.
-    type Attention: Attention<Self::Element, Storage = Self::Storage>;
+    type Attention: Attention<Self::Attended, Storage = Self::Storage>;
+    /// Work that was recorded once, to be replayed.
+    type Recording;
+    /// Whether work is recorded: what is computed again and again is replayed then.
+    const RECORDS: bool;
 
     /// Its attention.
     fn attention(&self) -> &Self::Attention;
@@ -231,6 +276,37 @@ pub trait Machine: Sized {
 
     /// Σ x·y, summed in f64.
     fn dot(&self, x: &TensorOf<Self>, y: &TensorOf<Self>) -> Result<f64>;
+
+    /// A tensor as attention reads it: itself, or a copy that is made in `room`, unless it is there `already`.
+    fn attended<'a>(
+        &self,
+        x: &'a TensorOf<Self>,
+        room: &'a mut Option<AttendedOf<Self>>,
+        already: bool,
+    ) -> Result<AttendedView<'a, Self>>;
+
+    /// Where attention writes a tensor: there, or in `room`, from where [`Machine::take_attended`] takes it.
+    fn attended_mut<'a>(
+        &self,
+        x: &'a mut TensorOf<Self>,
+        room: &'a mut Option<AttendedOf<Self>>,
+    ) -> Result<AttendedViewMut<'a, Self>>;
+
+    /// What attention wrote.
+    fn take_attended(&self, room: Option<&AttendedOf<Self>>, x: &mut TensorOf<Self>) -> Result<()>;
+
+    /// Records work instead of doing it. None where nothing is recorded: the work is not done then.
+    fn record(&self, work: impl FnOnce() -> Result<()>) -> Result<Option<Self::Recording>>;
+
+    /// Whether recorded work is this machine's: another computes in another way.
+    fn made(&self, recording: &Self::Recording) -> bool;
+
+    /// Does recorded work.
+    ///
+    /// # Safety
+    /// All tensors and all scratch that the work was recorded with are alive, and nobody else uses them meanwhile.
+    #[allow(unsafe_code)] // recorded work names memory, and does not keep it
+    unsafe fn replay(&self, recording: &Self::Recording) -> Result<()>;
 }
 
 /// An error unless a tensor has as many elements.

@@ -5,6 +5,8 @@ mod learner;
 mod optimiser;
 mod trainer;
 
+pub(crate) use optimiser::sources as update_sources;
+
 pub use implicit::{Solved, Solver};
 pub use learner::{Adapted, Inner, Learner, Mode};
 pub use optimiser::Optimiser;

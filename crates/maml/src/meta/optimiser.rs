@@ -14,7 +14,9 @@
 //!
 //! with c₁ = 1 - β₁ᵗ and c₂ = 1 - β₂ᵗ at step t. Where s = 0, ν is left alone: g is 0 in every step so far.
 
-use crate::machine::Update;
+use theria_gpu_fwd::Source;
+
+use crate::machine::{Update, kernel_source};
 use crate::number::Number;
 
 /// How a gradient becomes a step.
@@ -100,6 +102,34 @@ impl Update for Step {
             (optimiser, state, read) => wrong(optimiser, state.len(), read.len()),
         }
     }
+
+    fn operands(&self) -> (usize, usize) {
+        (1 + self.optimiser.memories(), 1)
+    }
+
+    fn cuda(&self) -> Source {
+        match self.optimiser {
+            Optimiser::Sgd => kernel_source!("sgd_step.cu"),
+            Optimiser::Momentum { .. } => kernel_source!("momentum_step.cu"),
+            Optimiser::Adam { .. } => kernel_source!("adam_step.cu"),
+        }
+    }
+
+    /// α, then β; or β₁, β₂, ε, c₁, c₂.
+    fn constants(&self) -> [f64; 8] {
+        let mut all = [0.0; 8];
+        all[0] = self.rate;
+        match self.optimiser {
+            Optimiser::Sgd => {}
+            Optimiser::Momentum { decay } => all[1] = decay,
+            Optimiser::Adam { first, second, epsilon } => {
+                let corrections = [correction(first, self.number), correction(second, self.number)];
+                all[1..4].copy_from_slice(&[first, second, epsilon]);
+                all[4..6].copy_from_slice(&corrections);
+            }
+        }
+        all
+    }
 }
 
 /// A loop of this crate called a step with what it does not take.
@@ -152,6 +182,23 @@ impl Update for PullStep {
             (optimiser, state, read) => wrong(optimiser, state.len(), read.len()),
         }
     }
+
+    fn operands(&self) -> (usize, usize) {
+        let Step { optimiser, .. } = self.0;
+        (1 + optimiser.memories(), 1 + usize::from(optimiser.reads_gradient()) + optimiser.memories())
+    }
+
+    fn cuda(&self) -> Source {
+        match self.0.optimiser {
+            Optimiser::Sgd => kernel_source!("sgd_pull.cu"),
+            Optimiser::Momentum { .. } => kernel_source!("momentum_pull.cu"),
+            Optimiser::Adam { .. } => kernel_source!("adam_pull.cu"),
+        }
+    }
+
+    fn constants(&self) -> [f64; 8] {
+        self.0.constants()
+    }
 }
 
 /// What each element adds to the gradient of the rate: writes it, and reads λ, g, and the memories after the step.
@@ -178,6 +225,22 @@ impl Update for PullRate {
             (optimiser, state, read) => wrong(optimiser, state.len(), read.len()),
         }
     }
+
+    fn operands(&self) -> (usize, usize) {
+        (1, 2 + self.0.optimiser.memories())
+    }
+
+    fn cuda(&self) -> Source {
+        match self.0.optimiser {
+            Optimiser::Sgd => kernel_source!("sgd_rate.cu"),
+            Optimiser::Momentum { .. } => kernel_source!("momentum_rate.cu"),
+            Optimiser::Adam { .. } => kernel_source!("adam_rate.cu"),
+        }
+    }
+
+    fn constants(&self) -> [f64; 8] {
+        self.0.constants()
+    }
 }
 
 /// `state += weight · read`.
@@ -189,6 +252,18 @@ impl Update for Plus {
         for (to, from) in state[0].iter_mut().zip(read[0]) {
             *to += N::constant(self.0) * *from;
         }
+    }
+
+    fn operands(&self) -> (usize, usize) {
+        (1, 1)
+    }
+
+    fn cuda(&self) -> Source {
+        kernel_source!("plus.cu")
+    }
+
+    fn constants(&self) -> [f64; 8] {
+        [self.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     }
 }
 
@@ -202,6 +277,26 @@ impl Update for Scaled {
             *to = N::constant(self.0) * *to;
         }
     }
+
+    fn operands(&self) -> (usize, usize) {
+        (1, 0)
+    }
+
+    fn cuda(&self) -> Source {
+        kernel_source!("scaled.cu")
+    }
+
+    fn constants(&self) -> [f64; 8] {
+        [self.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    }
+}
+
+/// The texts of all changes.
+pub(crate) fn sources() -> Vec<Source> {
+    let optimisers = [Optimiser::Sgd, Optimiser::Momentum { decay: 0.0 }, Optimiser::ADAM];
+    let steps = optimisers.map(|optimiser| Step { optimiser, rate: 0.0, number: 0 });
+    let of_step = |step: Step| [step.cuda(), PullStep(step).cuda(), PullRate(step).cuda()];
+    steps.into_iter().flat_map(of_step).chain([Plus(0.0).cuda(), Scaled(0.0).cuda()]).collect()
 }
 
 #[cfg(test)]

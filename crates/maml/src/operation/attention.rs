@@ -16,7 +16,7 @@ use theria_contract::{
 
 use super::{Into, Operation, Second};
 use crate::graph::{Graph, ValueId};
-use crate::machine::{Machine, TensorOf};
+use crate::machine::{AttendedOf, AttendedView, AttendedViewMut, Machine, TensorOf};
 use crate::{Error, Result};
 
 /// How the columns of queries, keys and values are heads, and their rows sequences.
@@ -43,15 +43,29 @@ type Scratch<M> = <<M as Machine>::Storage as Storage>::Workspace;
 /// A place for each operand, made when it is wanted first.
 type Spare<M> = [Option<TensorOf<M>>; 3];
 
-/// What a call needs beside its operands; made when it is called first.
+/// Tensors as attention computes with them, where it computes in another type; made when they are wanted first.
+type Copies<M, const N: usize> = [Option<AttendedOf<M>>; N];
+
+/// What a call needs beside its operands. It is made when it is wanted first and stays as it is from then on: recorded
+/// work names it.
 struct Room<M: Machine> {
     lse: TensorOf<M>,
     mu: TensorOf<M>,
+    /// Enough for every rule.
     workspace: Scratch<M>,
     /// Places for tangents of cotangents that nobody wants, or for cotangents where these are all there is.
     spare: Spare<M>,
     /// Places for cotangents beside those.
     spare_first: Spare<M>,
+    /// Operands and the result, as the value was made of them.
+    x: Copies<M, 4>,
+    /// Their tangents, as they were pushed forward.
+    x_tangent: Copies<M, 4>,
+    /// The cotangent and its tangent.
+    g: Copies<M, 2>,
+    /// What is made for places of operands, and for those of cotangents beside those.
+    made: Copies<M, 3>,
+    made_first: Copies<M, 3>,
 }
 
 struct Attention<M: Machine> {
@@ -65,43 +79,56 @@ impl<M: Machine> fmt::Debug for Attention<M> {
     }
 }
 
-/// The operands of a call.
-fn inputs<'a, M: Machine>(x: &[&'a TensorOf<M>]) -> Inputs<'a, M::Storage, M::Element> {
-    let view = |n: usize| M::Storage::view(x[n]);
-    Inputs::new(view(0), view(1), view(2))
+/// What the forward made of a call.
+type Made<'a, M> = Saved<AttendedView<'a, M>, <<M as Machine>::Storage as Storage>::View<'a, <M as Machine>::Element>>;
+
+/// Operands and the result, as the value was made of them.
+fn call<'a, M: Machine>(
+    machine: &M,
+    x: &[&'a TensorOf<M>],
+    y: &'a TensorOf<M>,
+    copies: &'a mut Copies<M, 4>,
+    lse: &'a TensorOf<M>,
+) -> Result<(Inputs<'a, M::Storage, M::Attended>, Made<'a, M>)> {
+    let [q, k, v, output] = copies;
+    let inputs = Inputs::new(
+        machine.attended(x[0], q, true)?,
+        machine.attended(x[1], k, true)?,
+        machine.attended(x[2], v, true)?,
+    );
+    Ok((inputs, Saved { output: machine.attended(y, output, true)?, lse: M::Storage::view(lse) }))
 }
 
-impl<M: Machine> Attention<M> {
-    /// The problem, and room enough for a call of a rule.
-    fn ready(&mut self, machine: &M, rule: Rule) -> Result<(&Problem, &mut Room<M>)> {
-        let storage = machine.storage();
-        let bytes = machine.attention().workspace_bytes(&self.problem, rule);
-        let statistic = || storage.allocate(Layout::contiguous(self.problem.shape().rows())?);
-        let room = match self.room.take() {
-            Some(room) if M::Storage::workspace_bytes(&room.workspace) >= bytes => room,
-            Some(room) => Room { workspace: storage.workspace(bytes)?, ..room },
-            None => Room {
-                lse: statistic()?,
-                mu: statistic()?,
-                workspace: storage.workspace(bytes)?,
-                spare: [None, None, None],
-                spare_first: [None, None, None],
-            },
-        };
-        Ok((&self.problem, self.room.insert(room)))
+/// Directions of the operands that move.
+fn directions<'a, M: Machine>(
+    machine: &M,
+    x_tangent: &[Option<&'a TensorOf<M>>],
+    copies: &'a mut [Option<AttendedOf<M>>],
+    already: bool,
+) -> Result<Tangent<Directions<AttendedView<'a, M>>>> {
+    let mut views = [None, None, None];
+    for ((view, x), copy) in views.iter_mut().zip(x_tangent).zip(copies) {
+        *view = x.map(|x| machine.attended(x, copy, already)).transpose()?;
     }
+    let [q, k, v] = views;
+    Ok(Tangent(Directions { q, k, v, bias: None }))
+}
 
-    /// Views of the places that are wanted, and of spare ones for the others.
-    fn places<'a>(
-        problem: &Problem,
-        machine: &M,
-        into: &'a mut Into<'_, M>,
-        spare: &'a mut Spare<M>,
-    ) -> Result<Qkv<<M::Storage as Storage>::ViewMut<'a, M::Element>>> {
+/// Places of operands that are wanted, spare ones for the others, and what attention writes for them.
+struct Outputs<'a, 'p, M: Machine> {
+    into: &'a mut Into<'p, M>,
+    spare: &'a mut Spare<M>,
+    made: &'a mut Copies<M, 3>,
+}
+
+impl<M: Machine> Outputs<'_, '_, M> {
+    /// Views of all three.
+    fn views(&mut self, problem: &Problem, machine: &M) -> Result<Qkv<AttendedViewMut<'_, M>>> {
         let shape = problem.shape();
         let shapes = [shape.q(), shape.k(), shape.v()];
+        let each = self.into.iter_mut().zip(self.spare.iter_mut()).zip(self.made.iter_mut());
         let mut views = Vec::with_capacity(3);
-        for ((into, spare), shape) in into.iter_mut().zip(spare.iter_mut()).zip(shapes) {
+        for (((into, spare), made), shape) in each.zip(shapes) {
             let to = if let Some(place) = into {
                 place.add = true;
                 &mut *place.to
@@ -112,10 +139,49 @@ impl<M: Machine> Attention<M> {
                 let Some(spare) = spare else { unreachable!("it was made") };
                 spare
             };
-            views.push(M::Storage::view_mut(to));
+            views.push(machine.attended_mut(to, made)?);
         }
         let [q, k, v] = <[_; 3]>::try_from(views).unwrap_or_else(|_| unreachable!("three operands"));
         Ok(Qkv { q, k, v, bias: None })
+    }
+
+    /// What was written, into the places that are wanted.
+    fn take(self, machine: &M) -> Result<()> {
+        for (into, made) in self.into.iter_mut().zip(self.made) {
+            if let Some(place) = into {
+                machine.take_attended(made.as_ref(), place.to)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<M: Machine> Attention<M> {
+    /// The problem, and room enough for a call of a rule.
+    fn ready(&mut self, machine: &M, rule: Rule) -> Result<(&Problem, &mut Room<M>)> {
+        let storage = machine.storage();
+        let of_rule = |rule| machine.attention().workspace_bytes(&self.problem, rule);
+        // Where work is recorded, the first call makes room for all.
+        let all = Rule::ALL.iter().filter(|other| M::RECORDS || **other == rule);
+        let bytes = all.map(|rule| of_rule(*rule)).max().unwrap_or(0);
+        let statistic = || storage.allocate(Layout::contiguous(self.problem.shape().rows())?);
+        let room = match self.room.take() {
+            Some(room) if M::Storage::workspace_bytes(&room.workspace) >= bytes => room,
+            Some(room) => Room { workspace: storage.workspace(bytes)?, ..room },
+            None => Room {
+                lse: statistic()?,
+                mu: statistic()?,
+                workspace: storage.workspace(bytes)?,
+                spare: [None, None, None],
+                spare_first: [None, None, None],
+                x: [None, None, None, None],
+                x_tangent: [None, None, None, None],
+                g: [None, None],
+                made: [None, None, None],
+                made_first: [None, None, None],
+            },
+        };
+        Ok((&self.problem, self.room.insert(room)))
     }
 }
 
@@ -134,9 +200,16 @@ impl<M: Machine> Operation<M> for Attention<M> {
 
     fn value(&mut self, machine: &M, x: &[&TensorOf<M>], y: &mut TensorOf<M>) -> Result<()> {
         let (problem, room) = self.ready(machine, Rule::Forward)?;
-        let saved = Saved { output: M::Storage::view_mut(y), lse: M::Storage::view_mut(&mut room.lse) };
-        let inputs = inputs::<M>(x);
-        Ok(machine.attention().forward_into(problem, Primal(&inputs), Primal(saved), &mut room.workspace)?)
+        let [q, k, v, output] = &mut room.x;
+        let inputs = Inputs::new(
+            machine.attended(x[0], q, false)?,
+            machine.attended(x[1], k, false)?,
+            machine.attended(x[2], v, false)?,
+        );
+        let saved =
+            Saved { output: machine.attended_mut(y, output)?, lse: M::Storage::view_mut(&mut room.lse) };
+        machine.attention().forward_into(problem, Primal(&inputs), Primal(saved), &mut room.workspace)?;
+        machine.take_attended(room.x[3].as_ref(), y)
     }
 
     fn push(
@@ -148,19 +221,22 @@ impl<M: Machine> Operation<M> for Attention<M> {
         y_tangent: &mut TensorOf<M>,
     ) -> Result<()> {
         let (problem, room) = self.ready(machine, Rule::Jvp)?;
-        let saved = Saved { output: M::Storage::view(y), lse: M::Storage::view(&room.lse) };
-        let made = Saved { output: M::Storage::view_mut(y_tangent), lse: M::Storage::view_mut(&mut room.mu) };
-        let inputs = inputs::<M>(x);
-        let along = directions::<M>(x_tangent);
-        let attention = machine.attention();
-        Ok(attention.jvp_into(
+        let (inputs, saved) = call(machine, x, y, &mut room.x, &room.lse)?;
+        let (of_operands, of_result) = room.x_tangent.split_at_mut(3);
+        let along = directions(machine, x_tangent, of_operands, false)?;
+        let made = Saved {
+            output: machine.attended_mut(y_tangent, &mut of_result[0])?,
+            lse: M::Storage::view_mut(&mut room.mu),
+        };
+        machine.attention().jvp_into(
             problem,
             Primal(&inputs),
             Primal(saved),
             along,
             Tangent(made),
             &mut room.workspace,
-        )?)
+        )?;
+        machine.take_attended(room.x_tangent[3].as_ref(), y_tangent)
     }
 
     fn pull(
@@ -172,19 +248,17 @@ impl<M: Machine> Operation<M> for Attention<M> {
         into: &mut Into<'_, M>,
     ) -> Result<()> {
         let (problem, room) = self.ready(machine, Rule::Backward)?;
-        let saved = Saved { output: M::Storage::view(y), lse: M::Storage::view(&room.lse) };
-        let places = Self::places(problem, machine, into, &mut room.spare)?;
-        let inputs = inputs::<M>(x);
-        let (g, places) = (Cotangent(M::Storage::view(g)), Cotangent(places));
-        let attention = machine.attention();
-        Ok(attention.backward_into(
+        let (inputs, saved) = call(machine, x, y, &mut room.x, &room.lse)?;
+        let mut outputs = Outputs { into, spare: &mut room.spare, made: &mut room.made };
+        machine.attention().backward_into(
             problem,
             Primal(&inputs),
             Primal(saved),
-            g,
-            places,
+            Cotangent(machine.attended(g, &mut room.g[0], false)?),
+            Cotangent(outputs.views(problem, machine)?),
             &mut room.workspace,
-        )?)
+        )?;
+        outputs.take(machine)
     }
 
     fn pull_tangent(
@@ -203,35 +277,35 @@ impl<M: Machine> Operation<M> for Attention<M> {
             return at.g_tangent.map_or(Ok(()), |g_tangent| self.pull(machine, at.x, at.y, g_tangent, into));
         };
         let (problem, room) = self.ready(machine, Rule::SecondOrder)?;
-        let inputs = inputs::<M>(at.x);
-        let outputs = SecondOrder {
-            tangent: Tangent(Cotangent(Self::places(problem, machine, into, &mut room.spare)?)),
-            first: if wants_first {
-                Some(Cotangent(Self::places(problem, machine, first, &mut room.spare_first)?))
-            } else {
-                None
-            },
+        let (inputs, saved) = call(machine, at.x, at.y, &mut room.x, &room.lse)?;
+        let (of_operands, of_result) = room.x_tangent.split_at_mut(3);
+        let along = directions(machine, at.x_tangent, of_operands, true)?;
+        let pushed = Saved {
+            output: machine.attended(y_tangent, &mut of_result[0], true)?,
+            lse: M::Storage::view(&room.mu),
+        };
+        let [of_g, of_g_tangent] = &mut room.g;
+        let g_tangent = at.g_tangent.map(|g| machine.attended(g, of_g_tangent, false)).transpose()?;
+        let mut outputs = Outputs { into, spare: &mut room.spare, made: &mut room.made };
+        let mut firsts = Outputs { into: first, spare: &mut room.spare_first, made: &mut room.made_first };
+        let made = SecondOrder {
+            tangent: Tangent(Cotangent(outputs.views(problem, machine)?)),
+            first: if wants_first { Some(Cotangent(firsts.views(problem, machine)?)) } else { None },
         };
         machine.attention().second_order_into(
             problem,
             Primal(&inputs),
-            Primal(Saved { output: M::Storage::view(at.y), lse: M::Storage::view(&room.lse) }),
-            directions::<M>(at.x_tangent),
-            Tangent(Saved { output: M::Storage::view(y_tangent), lse: M::Storage::view(&room.mu) }),
-            Cotangent(M::Storage::view(g)),
-            at.g_tangent.map(|g| Tangent(Cotangent(M::Storage::view(g)))),
-            outputs,
+            Primal(saved),
+            along,
+            Tangent(pushed),
+            Cotangent(machine.attended(g, of_g, false)?),
+            g_tangent.map(|g| Tangent(Cotangent(g))),
+            made,
             &mut room.workspace,
         )?;
-        Ok(())
+        outputs.take(machine)?;
+        if wants_first { firsts.take(machine) } else { Ok(()) }
     }
-}
-
-fn directions<'a, M: Machine>(
-    x_tangent: &[Option<&'a TensorOf<M>>],
-) -> Tangent<Directions<<M::Storage as Storage>::View<'a, M::Element>>> {
-    let view = |n: usize| x_tangent[n].map(M::Storage::view);
-    Tangent(Directions { q: view(0), k: view(1), v: view(2), bias: None })
 }
 
 impl<M: Machine> Graph<M>
@@ -256,7 +330,7 @@ where
         }
         let (t, m) = (shape_q.0 / batch, shape_k.0 / batch);
         let (d, dv) = (shape_k.1 / keys, shape_v.1 / keys);
-        let dtype = <M::Element as Element>::DTYPE;
+        let dtype = <M::Attended as Element>::DTYPE;
         let mut builder =
             Problem::builder(dtype).batch(batch).heads(queries, keys).lengths(t, m).head_dims(d, dv);
         if causal {

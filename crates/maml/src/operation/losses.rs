@@ -1,7 +1,9 @@
 //! Losses: one number for all rows.
 
+use theria_gpu_fwd::Source;
+
 use crate::graph::{Graph, ValueId};
-use crate::machine::{Follow, Machine, Rowwise};
+use crate::machine::{Follow, Machine, Rowwise, kernel_source};
 use crate::number::{Number, sum};
 use crate::{Error, Result};
 
@@ -14,6 +16,11 @@ struct SquaredError {
 impl Rowwise for SquaredError {
     const NAME: &'static str = "squared error";
     const ELEMENTWISE: bool = true;
+    const CUDA: Source = kernel_source!("squared_error.cu");
+
+    fn constants(&self) -> [f64; 2] {
+        [self.weight, 0.0]
+    }
 
     fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]) {
         let (a, target) = (x[0], &x[1][..x[0].len()]);
@@ -56,6 +63,11 @@ impl CrossEntropy {
 
 impl Rowwise for CrossEntropy {
     const NAME: &'static str = "cross-entropy";
+    const CUDA: Source = kernel_source!("cross_entropy.cu");
+
+    fn constants(&self) -> [f64; 2] {
+        [self.weight, 0.0]
+    }
 
     fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]) {
         let (largest, _, sum) = Self::exponentials(x[0]);
@@ -74,6 +86,9 @@ impl Rowwise for CrossEntropy {
         }
     }
 }
+
+/// The texts of these functions.
+pub(super) const SOURCES: &[Source] = &[SquaredError::CUDA, CrossEntropy::CUDA];
 
 impl<M: Machine> Graph<M> {
     /// `weight · Σ (y - target)²` over all elements.

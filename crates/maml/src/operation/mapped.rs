@@ -1,9 +1,11 @@
 //! Functions of rows as operations.
 
+use theria_gpu_fwd::Source;
+
 use super::{Into, Operation, Second};
 use crate::Result;
 use crate::graph::{Graph, ValueId};
-use crate::machine::{Follow, Machine, Rows, Rowwise, Sweep, TensorOf};
+use crate::machine::{Follow, Machine, Rows, Rowwise, Sweep, TensorOf, kernel_source};
 use crate::number::Number;
 
 /// A function of rows, and whose rows.
@@ -80,6 +82,8 @@ struct Copied;
 impl Rowwise for Copied {
     const NAME: &'static str = "copy";
     const ELEMENTWISE: bool = true;
+    const COLUMNWISE: bool = true;
+    const CUDA: Source = kernel_source!("copied.cu");
 
     fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]) {
         for (y, x) in y.iter_mut().zip(x[0]) {
@@ -100,6 +104,9 @@ pub(crate) fn copy<M: Machine>(rows: usize, columns: usize) -> Box<dyn Operation
     let sweep = Sweep { rows, inputs: vec![own], output: own }.joined();
     Box::new(Mapped { kernel: Copied, sweep, linear: true })
 }
+
+/// The texts of these functions.
+pub(super) const SOURCES: &[Source] = &[Copied::CUDA];
 
 impl<M: Machine> Graph<M> {
     /// A function of rows of values whose rows go along with those of the first one.

@@ -16,8 +16,15 @@ use std::fmt;
 use crate::Result;
 use crate::machine::{Machine, Places, TensorOf};
 
+use theria_gpu_fwd::Source;
+
 pub use attention::Heads;
 pub(crate) use mapped::copy;
+
+/// The texts of all functions of rows.
+pub(crate) fn row_sources() -> Vec<Source> {
+    [mapped::SOURCES, sums::SOURCES, units::SOURCES, losses::SOURCES, normalise::SOURCES].concat()
+}
 
 /// What the tangent of a pull-back is made of.
 pub struct Second<'a, M: Machine> {

@@ -5,8 +5,10 @@
 //! x̄ = (u - mean u - x̂ mean(u ∘ x̂)) / σ, where u = gain ∘ ḡ
 //! ```
 
+use theria_gpu_fwd::Source;
+
 use crate::graph::{Graph, ValueId};
-use crate::machine::{Follow, Machine, Rowwise};
+use crate::machine::{Follow, Machine, Rowwise, kernel_source};
 use crate::number::{Number, sum};
 use crate::{Error, Result};
 
@@ -28,6 +30,11 @@ impl Normalise {
 
 impl Rowwise for Normalise {
     const NAME: &'static str = "layer normalisation";
+    const CUDA: Source = kernel_source!("normalise.cu");
+
+    fn constants(&self) -> [f64; 2] {
+        [self.epsilon, 0.0]
+    }
 
     fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]) {
         let (unit, _) = self.unit(x[0]);
@@ -59,6 +66,9 @@ impl Rowwise for Normalise {
         }
     }
 }
+
+/// The texts of these functions.
+pub(super) const SOURCES: &[Source] = &[Normalise::CUDA];
 
 impl<M: Machine> Graph<M> {
     /// Rows of mean 0 and variance 1, times a gain, plus a shift, which are a row each.

@@ -1,7 +1,9 @@
 //! Sums of rows: residuals, biases, positions, means over sequences.
 
+use theria_gpu_fwd::Source;
+
 use crate::graph::{Graph, ValueId};
-use crate::machine::{Follow, Machine, Rowwise};
+use crate::machine::{Follow, Machine, Rowwise, kernel_source};
 use crate::number::Number;
 use crate::{Error, Result};
 
@@ -12,6 +14,8 @@ struct Sum;
 impl Rowwise for Sum {
     const NAME: &'static str = "sum";
     const ELEMENTWISE: bool = true;
+    const COLUMNWISE: bool = true;
+    const CUDA: Source = kernel_source!("sum.cu");
 
     fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]) {
         for ((y, a), b) in y.iter_mut().zip(x[0]).zip(x[1]) {
@@ -36,6 +40,12 @@ struct Weighted {
 
 impl Rowwise for Weighted {
     const NAME: &'static str = "mean";
+    const COLUMNWISE: bool = true;
+    const CUDA: Source = kernel_source!("weighted.cu");
+
+    fn constants(&self) -> [f64; 2] {
+        [self.weight, 0.0]
+    }
 
     fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]) {
         for (y, a) in y.iter_mut().zip(x[0]) {
@@ -49,6 +59,9 @@ impl Rowwise for Weighted {
         }
     }
 }
+
+/// The texts of these functions.
+pub(super) const SOURCES: &[Source] = &[Sum::CUDA, Weighted::CUDA];
 
 impl<M: Machine> Graph<M> {
     /// `a + b`, of two matrices of one shape; of a matrix and one row, which is added to every row; or of a matrix and

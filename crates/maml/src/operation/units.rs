@@ -2,8 +2,10 @@
 
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
+use theria_gpu_fwd::Source;
+
 use crate::graph::{Graph, ValueId};
-use crate::machine::{Follow, Machine, Rowwise};
+use crate::machine::{Follow, Machine, Rowwise, kernel_source};
 use crate::number::Number;
 
 /// `x Φ(x)`, Φ being the normal distribution: what `PyTorch` calls GELU without a word of approximation.
@@ -13,6 +15,8 @@ struct Gelu;
 impl Rowwise for Gelu {
     const NAME: &'static str = "gelu";
     const ELEMENTWISE: bool = true;
+    const COLUMNWISE: bool = true;
+    const CUDA: Source = kernel_source!("gelu.cu");
 
     fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]) {
         for (y, x) in y.iter_mut().zip(x[0]) {
@@ -32,27 +36,38 @@ fn normal<N: Number>(x: N) -> N {
     N::constant(0.5) * (N::constant(1.0) + (x * N::constant(FRAC_1_SQRT_2)).erf())
 }
 
-/// `max(x, 0)`. At 0 its derivative is 0.
+/// `max(x, 0)`. At 0 its derivative is 0. NaN passes: a loop that diverges is seen to.
 #[derive(Clone, Copy, Debug)]
 struct Relu;
+
+impl Relu {
+    fn passes<N: Number>(x: N) -> bool {
+        x.value() > 0.0 || x.value().is_nan()
+    }
+}
 
 impl Rowwise for Relu {
     const NAME: &'static str = "relu";
     const ELEMENTWISE: bool = true;
+    const COLUMNWISE: bool = true;
+    const CUDA: Source = kernel_source!("relu.cu");
 
     fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]) {
-        for (y, x) in y.iter_mut().zip(x[0]).filter(|(_, x)| x.value() > 0.0) {
+        for (y, x) in y.iter_mut().zip(x[0]).filter(|(_, x)| Self::passes(**x)) {
             *y += *x;
         }
     }
 
     fn pull<N: Number>(&self, x: &[&[N]], g: &[N], into: &mut [Option<&mut [N]>]) {
         let places = into[0].iter_mut().flat_map(|into| into.iter_mut());
-        for ((to, g), _) in places.zip(g).zip(x[0]).filter(|(_, x)| x.value() > 0.0) {
+        for ((to, g), _) in places.zip(g).zip(x[0]).filter(|(_, x)| Self::passes(**x)) {
             *to += *g;
         }
     }
 }
+
+/// The texts of these functions.
+pub(super) const SOURCES: &[Source] = &[Gelu::CUDA, Relu::CUDA];
 
 impl<M: Machine> Graph<M> {
     /// GELU of every element, by the error function.

@@ -1,0 +1,17 @@
+// The same rows (mapped.rs).
+#include "rows.cuh"
+
+using namespace theria;
+
+struct Copied {
+    explicit THERIA_DEVICE Copied(const double *) {}
+
+    template <class N, class X, class Y> THERIA_DEVICE void value(Row row, X x, Y y) const {
+        row.each(row.width(0), [&](int n) { y.add(n, x(0, n)); });
+    }
+    template <class N, class X, class G, class I> THERIA_DEVICE void pull(Row row, X, G g, I into) const {
+        row.each(row.width(0), [&](int n) { into.add(0, n, g(n)); });
+    }
+};
+
+THERIA_ROWS(Copied)

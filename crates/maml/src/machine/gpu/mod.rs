@@ -1,0 +1,316 @@
+//! A CUDA device, in f32 or f64, with attention in the same or in 16 bits.
+//!
+//! | primitive | by |
+//! |---|---|
+//! | products of matrices | cuBLAS |
+//! | functions of rows | `kernels/rows.cuh`: a warp for each row, sums over rows in two stages, in one order |
+//! | updates of elements | `kernels/elements.cuh` |
+//! | sums and inner products | `kernels/dot.cu`, in f64 |
+//!
+//! Nothing waits for the device but what is read by the host, and sums have one order: every call gives the same bits.
+#![allow(unsafe_code)] // kernels are launched; each block says why it is sound
+
+mod attended;
+mod dot;
+mod elements;
+mod gather;
+mod rows;
+
+use std::fmt;
+use std::sync::Arc;
+
+use theria_contract::{Attention, Checks, Layout, Scalar, Storage};
+use theria_gpu_fwd::{Address, Blas, Cuda, CudaTensor, CudaView, CudaViewMut, Factors, Graph, KernelSpec, Library, Spec};
+use theria_reference::Real;
+
+use super::{Machine, Place, Places, Product, Rowwise, Sweep, Update, expect};
+use crate::Result;
+use crate::number::Number;
+use dot::DotKernel;
+use elements::{CastKernel, ElementKernel};
+use gather::GatherKernel;
+use rows::{RowKernel, Rule};
+
+pub use attended::Attended;
+
+/// Every kernel that machines on a device launch.
+pub fn kernels() -> Vec<KernelSpec> {
+    let rows = rows::all().map(|spec| spec.kernel());
+    let elements = elements::all().map(|spec| spec.kernel()).chain(elements::all_casts().map(|spec| spec.kernel()));
+    let sums = gather::all().map(|spec| spec.kernel()).chain(dot::all().map(|spec| spec.kernel()));
+    rows.chain(elements).chain(sums).collect()
+}
+
+/// A CUDA device with one of its attention backends. Attention computes in `E`, everything else in `R`.
+#[derive(Clone)]
+pub struct Gpu<A, R, E = R> {
+    attention: A,
+    cuda: Cuda,
+    factors: Factors,
+    shared: Arc<Shared<R>>,
+    attended: std::marker::PhantomData<fn() -> E>,
+}
+
+/// What recordings need to be alive beside the tensors of a model.
+struct Shared<R> {
+    blas: Blas,
+    rows: Library<RowKernel>,
+    gathers: Library<GatherKernel>,
+    elements: Library<ElementKernel>,
+    casts: Library<CastKernel>,
+    dots: Library<DotKernel>,
+    /// Sums of warps, before they are added up. Work on a device is done in order, so one is enough.
+    sums: CudaTensor<R>,
+    /// Sums of blocks, and their sum.
+    dot_parts: CudaTensor<f64>,
+    dot_whole: CudaTensor<f64>,
+}
+
+/// Work of one machine that was recorded.
+pub struct Recorded<R> {
+    graph: Graph,
+    factors: Factors,
+    /// What the work uses of the machine.
+    shared: Arc<Shared<R>>,
+}
+
+impl<A: fmt::Debug, R, E> fmt::Debug for Gpu<A, R, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gpu").field("attention", &self.attention).field("factors", &self.factors).finish_non_exhaustive()
+    }
+}
+
+impl<A, R, E> Gpu<A, R, E>
+where
+    A: Attention<E, Storage = Cuda>,
+    R: Real + Number,
+    E: Attended<R>,
+{
+    /// With this attention, on its device.
+    pub fn new(attention: A) -> Result<Self> {
+        let cuda = attention.storage().clone();
+        let device = || cuda.device().clone();
+        let line = |count| Layout::contiguous([1, 1, 1, count]);
+        let shared = Shared {
+            blas: Blas::open(cuda.device()).map_err(theria_contract::Error::from)?,
+            rows: Library::new(device()),
+            gathers: Library::new(device()),
+            elements: Library::new(device()),
+            casts: Library::new(device()),
+            dots: Library::new(device()),
+            sums: cuda.allocate(line(rows::SUMS)?)?,
+            dot_parts: cuda.allocate(line(dot::BLOCKS)?)?,
+            dot_whole: cuda.allocate(line(1)?)?,
+        };
+        let (factors, attended) = (Factors::F32, std::marker::PhantomData);
+        Ok(Self { attention, cuda, factors, shared: Arc::new(shared), attended })
+    }
+
+    /// With factors of products rounded. Sums stay in f32.
+    #[must_use]
+    pub fn with_factors(mut self, factors: Factors) -> Self {
+        self.factors = factors;
+        self
+    }
+
+    /// Where a tensor lies that has as many elements, packed, and is of this device: what a launch may touch.
+    fn address(&self, what: &'static str, at: &impl Address, elements: usize) -> Result<u64> {
+        expect(what, at.layout().len(), elements)?;
+        expect(what, at.layout().span(), elements)?;
+        on_device(self.cuda.own(what, at.device()))?;
+        Ok(at.address())
+    }
+}
+
+/// A view of a tensor that is read.
+fn view<T: Scalar>(tensor: &CudaTensor<T>) -> CudaView<'_, T> {
+    Cuda::view(tensor)
+}
+
+fn view_mut<T: Scalar>(tensor: &mut CudaTensor<T>) -> CudaViewMut<'_, T> {
+    Cuda::view_mut(tensor)
+}
+
+/// An error of the device layer.
+fn on_device<T>(outcome: Result<T, theria_gpu_fwd::Error>) -> Result<T> {
+    Ok(outcome.map_err(theria_contract::Error::from)?)
+}
+
+impl<A, R, E> Machine for Gpu<A, R, E>
+where
+    A: Attention<E, Storage = Cuda>,
+    R: Real + Number,
+    E: Attended<R>,
+{
+    type Element = R;
+    type Storage = Cuda;
+    type Attended = E;
+    type Attention = A;
+    type Recording = Recorded<R>;
+    const RECORDS: bool = true;
+
+    fn attention(&self) -> &A {
+        &self.attention
+    }
+
+    fn multiply(
+        &self,
+        product: Product,
+        a: &CudaTensor<R>,
+        b: &CudaTensor<R>,
+        out: &mut Place<'_, CudaTensor<R>>,
+    ) -> Result<()> {
+        let add = std::mem::replace(&mut out.add, true);
+        let (factors, mut made) = ((view(a), view(b)), view_mut(out.to));
+        on_device(self.shared.blas.multiply(product, self.factors, factors, &mut made, add))
+    }
+
+    fn value<K: Rowwise>(&self, kernel: K, sweep: &Sweep, x: &[&CudaTensor<R>], y: &mut CudaTensor<R>) -> Result<()> {
+        let mut call = self.call(&kernel, sweep, Rule::Value)?;
+        call.read(x, &[])?;
+        call.make(y)?;
+        call.launch()
+    }
+
+    fn push<K: Rowwise>(
+        &self,
+        kernel: K,
+        sweep: &Sweep,
+        x: &[&CudaTensor<R>],
+        x_tangent: &[Option<&CudaTensor<R>>],
+        y_tangent: &mut CudaTensor<R>,
+    ) -> Result<()> {
+        let mut call = self.call(&kernel, sweep, Rule::Push)?;
+        call.read(x, x_tangent)?;
+        call.make(y_tangent)?;
+        call.launch()
+    }
+
+    fn pull<K: Rowwise>(
+        &self,
+        kernel: K,
+        sweep: &Sweep,
+        x: &[&CudaTensor<R>],
+        g: &CudaTensor<R>,
+        into: &mut Places<'_, CudaTensor<R>>,
+    ) -> Result<()> {
+        let mut call = self.call(&kernel, sweep, Rule::Pull)?;
+        call.read(x, &[])?;
+        call.pull(g, None, into)?;
+        call.launch()
+    }
+
+    fn pull_tangent<K: Rowwise>(
+        &self,
+        kernel: K,
+        sweep: &Sweep,
+        x: &[&CudaTensor<R>],
+        x_tangent: &[Option<&CudaTensor<R>>],
+        g: &CudaTensor<R>,
+        g_tangent: Option<&CudaTensor<R>>,
+        into: &mut Places<'_, CudaTensor<R>>,
+    ) -> Result<()> {
+        let mut call = self.call(&kernel, sweep, Rule::PullTangent)?;
+        call.read(x, x_tangent)?;
+        call.pull(g, g_tangent, into)?;
+        call.launch()
+    }
+
+    fn update<K: Update>(
+        &self,
+        kernel: K,
+        state: &mut [&mut CudaTensor<R>],
+        read: &[&CudaTensor<R>],
+    ) -> Result<()> {
+        self.change(&kernel, state, read)
+    }
+
+    fn fill(&self, tensor: &mut CudaTensor<R>, value: f64) -> Result<()> {
+        self.cast::<R, R>(None, value, tensor)
+    }
+
+    fn copy(&self, from: &CudaTensor<R>, to: &mut CudaTensor<R>) -> Result<()> {
+        self.cast(Some(from), 0.0, to)
+    }
+
+    fn sum(&self, x: &CudaTensor<R>) -> Result<f64> {
+        self.sum_of_products(x, None)
+    }
+
+    fn dot(&self, x: &CudaTensor<R>, y: &CudaTensor<R>) -> Result<f64> {
+        self.sum_of_products(x, Some(y))
+    }
+
+    fn attended<'a>(
+        &self,
+        x: &'a CudaTensor<R>,
+        room: &'a mut Option<CudaTensor<E>>,
+        already: bool,
+    ) -> Result<CudaView<'a, E>> {
+        if let Some(same) = E::as_it_is(x) {
+            return Ok(same);
+        }
+        let made = self.room_for(x, room)?;
+        if !already {
+            self.cast(Some(x), 0.0, made)?;
+        }
+        Ok(view(made))
+    }
+
+    fn attended_mut<'a>(
+        &self,
+        x: &'a mut CudaTensor<R>,
+        room: &'a mut Option<CudaTensor<E>>,
+    ) -> Result<CudaViewMut<'a, E>> {
+        match E::as_it_is_mut(x) {
+            Ok(same) => Ok(same),
+            Err(x) => Ok(view_mut(self.room_for(x, room)?)),
+        }
+    }
+
+    fn take_attended(&self, room: Option<&CudaTensor<E>>, x: &mut CudaTensor<R>) -> Result<()> {
+        match room {
+            Some(made) if !E::IS_IT => self.cast(Some(made), 0.0, x),
+            _ => Ok(()),
+        }
+    }
+
+    fn record(&self, work: impl FnOnce() -> Result<()>) -> Result<Option<Recorded<R>>> {
+        // Checks wait for the device, which does nothing while work is recorded.
+        if self.attention.checks() != Checks::None {
+            return Ok(None);
+        }
+        let graph = on_device(self.cuda.device().record(work))??;
+        Ok(Some(Recorded { graph, factors: self.factors, shared: Arc::clone(&self.shared) }))
+    }
+
+    fn made(&self, recording: &Recorded<R>) -> bool {
+        Arc::ptr_eq(&recording.shared, &self.shared) && recording.factors == self.factors
+    }
+
+    unsafe fn replay(&self, recording: &Recorded<R>) -> Result<()> {
+        // SAFETY: the caller vouches for tensors; what the machine gave to the work is kept by the recording, and is
+        // used in the order of the device's work.
+        on_device(unsafe { recording.graph.launch() })
+    }
+}
+
+impl<A, R, E> Gpu<A, R, E>
+where
+    A: Attention<E, Storage = Cuda>,
+    R: Real + Number,
+    E: Attended<R>,
+{
+    /// A tensor of the type that attention computes in, laid out like another.
+    fn room_for<'a>(
+        &self,
+        x: &CudaTensor<R>,
+        room: &'a mut Option<CudaTensor<E>>,
+    ) -> Result<&'a mut CudaTensor<E>> {
+        if room.is_none() {
+            *room = Some(self.cuda.allocate(view(x).layout())?);
+        }
+        let Some(room) = room else { unreachable!("it was made") };
+        Ok(room)
+    }
+}

@@ -1,0 +1,352 @@
+//! Functions of rows: one instance of a function's text for each rule and element type.
+
+use std::hash::{Hash, Hasher};
+
+use theria_contract::{Attention, DType};
+use theria_gpu_fwd::{Address as _, Cuda, CudaTensor, KernelSpec, Source, Spec};
+use theria_reference::Real;
+
+use super::gather::Gathered;
+use super::{Attended, Gpu, on_device, view};
+use crate::machine::{Follow, Places, Rows, Rowwise, Sweep};
+use crate::number::Number;
+use crate::operation::row_sources;
+use crate::{Error, Result};
+
+/// Elements that sums of warps have room for.
+pub(super) const SUMS: usize = 4 << 20;
+const WARP: usize = 32;
+/// Warps of a block.
+const WARPS: usize = 4;
+/// Warps that keep a device busy.
+const ENOUGH: usize = 2048;
+/// Columns of a part of a row whose columns may go to several warps.
+const PART: usize = 4 * WARP;
+/// Operands that a function can have.
+const OPERANDS: usize = 3;
+
+/// As in `rows.cuh`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Rule {
+    Value,
+    Push,
+    Pull,
+    PullTangent,
+}
+
+impl Rule {
+    const ALL: [Self; 4] = [Self::Value, Self::Push, Self::Pull, Self::PullTangent];
+
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Value => ("value", "theria::VALUE"),
+            Self::Push => ("push", "theria::PUSH"),
+            Self::Pull => ("pull", "theria::PULL"),
+            Self::PullTangent => ("pull-tangent", "theria::PULL_TANGENT"),
+        }
+    }
+}
+
+/// An instance of a function of rows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RowKernel {
+    source: Source,
+    rule: Rule,
+    real: DType,
+}
+
+impl RowKernel {
+    /// No two functions have one name.
+    fn key(&self) -> (&'static str, Rule, DType) {
+        (self.source.name, self.rule, self.real)
+    }
+}
+
+impl PartialEq for RowKernel {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for RowKernel {}
+
+impl Hash for RowKernel {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
+}
+
+/// What an element type is called in a kernel that computes in it.
+pub(super) fn real_name(dtype: DType) -> &'static str {
+    if dtype == DType::F64 { "double" } else { "float" }
+}
+
+/// The name of an instance of a text.
+pub(super) fn instance_name(source: Source, choices: &str, real: DType) -> String {
+    format!("{}-{choices}{real}", source.name.trim_end_matches(".cu").replace('_', "-"))
+}
+
+/// Every instance.
+pub(super) fn all() -> impl Iterator<Item = RowKernel> {
+    row_sources().into_iter().flat_map(|source| {
+        let of_rule = move |rule| [DType::F32, DType::F64].map(|real| RowKernel { source, rule, real });
+        Rule::ALL.into_iter().flat_map(of_rule)
+    })
+}
+
+// SAFETY: `Parameters` is the struct `Rows` of rows.cuh, and a function touches what its operands name, after it waited
+// for the launches ahead.
+unsafe impl Spec for RowKernel {
+    type Parameters = Parameters;
+
+    fn kernel(&self) -> KernelSpec {
+        let (name, rule) = self.rule.names();
+        KernelSpec {
+            name: instance_name(self.source, &format!("{name}-"), self.real),
+            source: self.source,
+            defines: vec![("THERIA_REAL", real_name(self.real).into()), ("THERIA_RULE", rule.into())],
+            threads: (WARPS * WARP) as u32,
+            shared: 0,
+        }
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Shares {
+    n: i32,
+    cyclic: i32,
+}
+
+impl From<Follow> for Shares {
+    fn from(follow: Follow) -> Self {
+        let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+        match follow {
+            Follow::Shared(n) => Self { n: number(n), cyclic: 0 },
+            Follow::Cyclic(n) => Self { n: number(n), cyclic: 1 },
+        }
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Operand {
+    value: u64,
+    tangent: u64,
+    made: u64,
+    sums: u64,
+    width: i32,
+    add: i32,
+    follow: Shares,
+}
+
+impl Operand {
+    /// Whether what is made of it is summed over rows.
+    fn is_summed(&self) -> bool {
+        self.made != 0 && self.follow != Follow::OWN.into()
+    }
+}
+
+/// `Rows` of `rows.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Parameters {
+    x: [Operand; OPERANDS],
+    y: Operand,
+    constants: [f64; 2],
+    rows: i64,
+    length: i32,
+    members: i32,
+    chunks: i32,
+    columns: i32,
+    parts: i32,
+    shared: Shares,
+}
+
+const _: () = assert!(size_of::<Parameters>() == 248);
+
+/// A launch under preparation. Everything that it names is borrowed as long as it is there.
+pub(super) struct Call<'a, A, R, E> {
+    machine: &'a Gpu<A, R, E>,
+    spec: RowKernel,
+    sweep: &'a Sweep,
+    columnwise: bool,
+    parameters: Parameters,
+    /// How the rows of what is made are shared.
+    shared: Option<Follow>,
+}
+
+impl<A, R, E> Gpu<A, R, E>
+where
+    A: Attention<E, Storage = Cuda>,
+    R: Real + Number,
+    E: Attended<R>,
+{
+    /// A launch of a rule of a function.
+    pub(super) fn call<'a, K: Rowwise>(
+        &'a self,
+        kernel: &K,
+        sweep: &'a Sweep,
+        rule: Rule,
+    ) -> Result<Call<'a, A, R, E>> {
+        let all = sweep.inputs.iter().chain([&sweep.output]);
+        let most = all.map(|rows| rows.width).chain([sweep.rows]).max().unwrap_or(0);
+        if sweep.inputs.len() > OPERANDS || i32::try_from(most).is_err() {
+            return Err(Error::LargeSweep { operands: sweep.inputs.len(), most });
+        }
+        let operand = |rows: &Rows| Operand {
+            width: rows.width as i32,
+            follow: rows.follow.into(),
+            ..Operand::default()
+        };
+        let mut parameters = Parameters {
+            y: operand(&sweep.output),
+            constants: kernel.constants(),
+            rows: sweep.rows as i64,
+            ..Parameters::default()
+        };
+        for (to, rows) in parameters.x.iter_mut().zip(&sweep.inputs) {
+            *to = operand(rows);
+        }
+        // What there is not has a row all the same, of which nothing is read.
+        for to in &mut parameters.x[sweep.inputs.len()..] {
+            to.follow = Follow::OWN.into();
+        }
+        let spec = RowKernel { source: K::CUDA, rule, real: R::DTYPE };
+        Ok(Call { machine: self, spec, sweep, columnwise: K::COLUMNWISE, parameters, shared: None })
+    }
+}
+
+/// Rows that an operand has.
+fn height(rows: Rows, sweep: &Sweep) -> usize {
+    match rows.follow {
+        Follow::Shared(n) => sweep.rows.div_ceil(n),
+        Follow::Cyclic(n) => n.min(sweep.rows),
+    }
+}
+
+impl<A, R, E> Call<'_, A, R, E>
+where
+    A: Attention<E, Storage = Cuda>,
+    R: Real + Number,
+    E: Attended<R>,
+{
+    fn address(&self, rows: Rows, tensor: &CudaTensor<R>) -> Result<u64> {
+        let elements = height(rows, self.sweep) * rows.width;
+        self.machine.address("an operand of a function of rows", &view(tensor), elements)
+    }
+
+    /// Operands, and the tangents of those that move.
+    pub(super) fn read(&mut self, x: &[&CudaTensor<R>], x_tangent: &[Option<&CudaTensor<R>>]) -> Result<()> {
+        for (n, (x, rows)) in x.iter().zip(&self.sweep.inputs).enumerate() {
+            self.parameters.x[n].value = self.address(*rows, x)?;
+        }
+        for (n, (x, rows)) in x_tangent.iter().zip(&self.sweep.inputs).enumerate() {
+            self.parameters.x[n].tangent = x.map_or(Ok(0), |x| self.address(*rows, x))?;
+        }
+        Ok(())
+    }
+
+    /// The result, of which nothing is left.
+    pub(super) fn make(&mut self, y: &mut CudaTensor<R>) -> Result<()> {
+        self.parameters.y.made = self.address(self.sweep.output, y)?;
+        self.share(self.sweep.output.follow)?;
+        self.clear(y)
+    }
+
+    /// What is pulled back, and to where.
+    pub(super) fn pull(
+        &mut self,
+        g: &CudaTensor<R>,
+        g_tangent: Option<&CudaTensor<R>>,
+        into: &mut Places<'_, CudaTensor<R>>,
+    ) -> Result<()> {
+        self.parameters.y.value = self.address(self.sweep.output, g)?;
+        self.parameters.y.tangent = g_tangent.map_or(Ok(0), |g| self.address(self.sweep.output, g))?;
+        for (n, (place, rows)) in into.iter_mut().zip(&self.sweep.inputs).enumerate() {
+            let Some(place) = place else { continue };
+            self.parameters.x[n].made = self.address(*rows, place.to)?;
+            self.parameters.x[n].add = i32::from(std::mem::replace(&mut place.add, true));
+            let fresh = self.parameters.x[n].add == 0;
+            self.share(rows.follow)?;
+            if fresh {
+                self.clear(place.to)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A sum over no rows is zero.
+    fn clear(&self, made: &mut CudaTensor<R>) -> Result<()> {
+        if self.sweep.rows == 0 { self.machine.cast::<R, R>(None, 0.0, made) } else { Ok(()) }
+    }
+
+    /// Notes how rows of what is made are shared: all that are, in one way.
+    fn share(&mut self, follow: Follow) -> Result<()> {
+        if follow == Follow::OWN {
+            return Ok(());
+        }
+        match self.shared.replace(follow) {
+            Some(other) if other != follow => Err(Error::SharedTwice { one: other, other: follow }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Says which warp takes what, and where sums go that several warps share. How many rows of results there are, and
+    /// how many blocks.
+    fn divide(&mut self) -> (usize, usize) {
+        let (rows, follow) = (self.sweep.rows, self.shared.unwrap_or(Follow::OWN));
+        let (groups, members) = match follow {
+            Follow::Shared(n) => (rows.div_ceil(n), n.min(rows)),
+            Follow::Cyclic(n) => (n.min(rows), rows.div_ceil(n)),
+        };
+        let all = || self.parameters.x.iter().chain([&self.parameters.y]);
+        let summed: usize = all().filter(|operand| operand.is_summed()).map(|x| x.width as usize).sum();
+        let widest = all().map(|operand| operand.width as usize).max().unwrap_or(0).max(1);
+        let columns = if self.columnwise && self.shared.is_some() { PART.min(widest) } else { widest };
+        let parts = widest.div_ceil(columns);
+        let fitting = (SUMS / (groups * summed).max(1)).max(1);
+        // Every chunk has a row.
+        let most = if rows == groups * members { members.max(1).min(fitting) } else { 1 };
+        let chunks = (ENOUGH / (groups * parts).max(1)).clamp(1, most);
+        let length = members.div_ceil(chunks).max(1);
+        let chunks = members.div_ceil(length).max(1);
+        let to = &mut self.parameters;
+        (to.length, to.members, to.chunks) = (length as i32, members as i32, chunks as i32);
+        (to.columns, to.parts, to.shared) = (columns as i32, parts as i32, follow.into());
+        if chunks > 1 {
+            let mut at = view(&self.machine.shared.sums).address();
+            for operand in to.x.iter_mut().chain([&mut to.y]) {
+                if operand.is_summed() {
+                    operand.sums = at;
+                    at += (groups * chunks * operand.width as usize * size_of::<R>()) as u64;
+                }
+            }
+        }
+        (groups, (groups * chunks * parts).div_ceil(WARPS))
+    }
+
+    pub(super) fn launch(mut self) -> Result<()> {
+        if self.sweep.rows == 0 {
+            return Ok(());
+        }
+        let (groups, blocks) = self.divide();
+        let parameters = self.parameters;
+        // SAFETY: `address` held every tensor against the sweep and the device, all are borrowed while the launch is
+        // asked for, and whatever is asked of the device later comes after it; sums of warps have the room that
+        // `divide` counted, and belong to the machine, which is used in the order of the device's work.
+        on_device(unsafe { self.machine.shared.rows.launch(self.spec, blocks, &parameters) })?;
+        for operand in parameters.x.iter().chain([&parameters.y]).filter(|operand| operand.sums != 0) {
+            let of = Gathered {
+                from: operand.sums,
+                to: operand.made,
+                width: operand.width,
+                chunks: parameters.chunks,
+                groups: groups as i32,
+                add: operand.add,
+            };
+            self.machine.gather(of)?;
+        }
+        Ok(())
+    }
+}
