@@ -36,18 +36,6 @@ pub struct Multiplied {
     pub b_transposed: bool,
 }
 
-/// What f32 factors are rounded to before they are multiplied. Sums are in f32 always, and f64 is never rounded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Factors {
-    /// Nothing.
-    #[default]
-    F32,
-    /// TF32: ten bits of the fraction.
-    Tf32,
-    /// bf16: seven.
-    Bf16,
-}
-
 /// cuBLAS on a device.
 pub struct Blas {
     device: Device,
@@ -98,13 +86,15 @@ impl Blas {
         prepared.map(|()| blas)
     }
 
-    /// `out = a · b`, or `out += a · b`. The tensors are packed, in whatever order their axes are named.
-    pub fn multiply<E: Element<Acc = E>>(
+    /// `out = a · b`, or `out += a · b`. The tensors are packed, in whatever order their axes are named. Sums are in the
+    /// type of the result, which is that of the factors, or f32 for factors in 16 bits; factors in f32 are rounded to
+    /// `tf32` if that is asked for.
+    pub fn multiply<R: Element, F: Element>(
         &self,
         product: Multiplied,
-        factors: Factors,
-        (a, b): (CudaView<'_, E>, CudaView<'_, E>),
-        out: &mut CudaViewMut<'_, E>,
+        tf32: bool,
+        (a, b): (CudaView<'_, F>, CudaView<'_, F>),
+        out: &mut CudaViewMut<'_, R>,
         add: bool,
     ) -> Result<()> {
         let Multiplied { rows, inner, columns, .. } = product;
@@ -114,7 +104,7 @@ impl Blas {
         if rows * columns == 0 {
             return Ok(());
         }
-        let call = Call::new(product, E::DTYPE, factors)?;
+        let call = Call::new(product, (F::DTYPE, R::DTYPE), tf32)?;
         let (one, beta) = (Scalars::new(1.0), Scalars::new(if add { 1.0 } else { 0.0 }));
         // In this order: who records has all turns, and may want the handle.
         let _turn = self.device.stream()?;
@@ -130,16 +120,16 @@ impl Blas {
                 call.columns,
                 call.rows,
                 call.inner,
-                one.of(E::DTYPE),
+                one.of(R::DTYPE),
                 b.address() as *const c_void,
-                call.element,
+                call.factor,
                 call.b_stride,
                 a.address() as *const c_void,
-                call.element,
+                call.factor,
                 call.a_stride,
-                beta.of(E::DTYPE),
+                beta.of(R::DTYPE),
                 out.address() as *mut c_void,
-                call.element,
+                call.made,
                 call.columns,
                 call.arithmetic,
                 cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
@@ -192,26 +182,23 @@ struct Call {
     columns: c_int,
     a_stride: c_int,
     b_stride: c_int,
-    element: cudaDataType,
+    factor: cudaDataType,
+    made: cudaDataType,
     arithmetic: cublasComputeType_t,
 }
 
 impl Call {
-    fn new(product: Multiplied, dtype: DType, factors: Factors) -> Result<Self> {
+    fn new(product: Multiplied, (factor, made): (DType, DType), tf32: bool) -> Result<Self> {
         let number = |n: usize| c_int::try_from(n).map_err(|_| Error::LargeProduct { product });
         let Multiplied { rows, inner, columns, a_transposed, b_transposed } = product;
         let operation = |transposed| {
             if transposed { cublasOperation_t::CUBLAS_OP_T } else { cublasOperation_t::CUBLAS_OP_N }
         };
-        let (element, arithmetic) = match (dtype, factors) {
-            (DType::F64, _) => (cudaDataType::CUDA_R_64F, cublasComputeType_t::CUBLAS_COMPUTE_64F),
-            (_, Factors::F32) => (cudaDataType::CUDA_R_32F, cublasComputeType_t::CUBLAS_COMPUTE_32F),
-            (_, Factors::Tf32) => {
-                (cudaDataType::CUDA_R_32F, cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32)
-            }
-            (_, Factors::Bf16) => {
-                (cudaDataType::CUDA_R_32F, cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_16BF)
-            }
+        let arithmetic = match (factor, made) {
+            (DType::F64, DType::F64) => cublasComputeType_t::CUBLAS_COMPUTE_64F,
+            (DType::F32, DType::F32) if tf32 => cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
+            (DType::F32 | DType::F16 | DType::Bf16, DType::F32) => cublasComputeType_t::CUBLAS_COMPUTE_32F,
+            _ => return Err(Error::ProductTypes { factor, made }),
         };
         // The library refuses a stride of zero, even where there is nothing to step over.
         let stride = |transposed, along: usize, across: usize| {
@@ -225,9 +212,19 @@ impl Call {
             columns: number(columns)?,
             a_stride: stride(a_transposed, inner, rows)?,
             b_stride: stride(b_transposed, columns, inner)?,
-            element,
+            factor: element(factor),
+            made: element(made),
             arithmetic,
         })
+    }
+}
+
+fn element(dtype: DType) -> cudaDataType {
+    match dtype {
+        DType::F64 => cudaDataType::CUDA_R_64F,
+        DType::F32 => cudaDataType::CUDA_R_32F,
+        DType::F16 => cudaDataType::CUDA_R_16F,
+        DType::Bf16 => cudaDataType::CUDA_R_16BF,
     }
 }
 
@@ -261,7 +258,7 @@ mod tests {
         let number = |n: usize| ((n * 7) % 11) as f64;
         for (a_transposed, b_transposed) in [(false, false), (false, true), (true, false), (true, true)] {
             let product = Multiplied { rows, inner, columns, a_transposed, b_transposed };
-            let call = Call::new(product, DType::F64, Factors::Tf32).unwrap();
+            let call = Call::new(product, (DType::F64, DType::F64), true).unwrap();
             let a: Vec<f64> = (0..rows * inner).map(number).collect();
             let b: Vec<f64> = (0..inner * columns).map(|n| number(n + 3)).collect();
             let entry = |data: &[f64], transposed, (i, j): (usize, usize), (rows, columns): (usize, usize)| {
@@ -285,7 +282,16 @@ mod tests {
     fn a_product_that_the_library_cannot_count_is_refused() {
         let product =
             Multiplied { rows: 1 << 31, inner: 1, columns: 1, a_transposed: false, b_transposed: false };
-        assert!(matches!(Call::new(product, DType::F32, Factors::F32), Err(Error::LargeProduct { .. })));
+        assert!(matches!(Call::new(product, (DType::F32, DType::F32), false), Err(Error::LargeProduct { .. })));
+    }
+
+    #[test]
+    fn types_that_do_not_go_together_are_refused() {
+        let product = Multiplied { rows: 1, inner: 1, columns: 1, a_transposed: false, b_transposed: false };
+        for (factor, made) in DType::ALL.into_iter().flat_map(|a| DType::ALL.map(|b| (a, b))) {
+            let fits = made == factor && factor.size() > 2 || made == DType::F32 && factor.size() < 8;
+            assert_eq!(Call::new(product, (factor, made), false).is_ok(), fits, "{factor} {made}");
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use theria_contract::DType;
+
 use crate::{Architecture, Multiplied};
 
 /// A result whose error is this crate's.
@@ -40,6 +42,14 @@ pub enum Error {
         span: usize,
         /// Those needed.
         needed: usize,
+    },
+    /// Factors and a product whose types do not go together.
+    #[error("a product in {made} of factors in {factor}: it is in their type, or in f32 where they have 16 bits")]
+    ProductTypes {
+        /// The type of the factors.
+        factor: DType,
+        /// The type of the product.
+        made: DType,
     },
     /// A product with more rows or columns than cuBLAS counts.
     #[error("{product:?} is larger than a product can be: rows and columns are below 2³¹; split it")]

@@ -50,7 +50,7 @@ mod storage;
 mod timing;
 
 pub use architecture::Architecture;
-pub use blas::{Blas, Factors, Multiplied};
+pub use blas::{Blas, Multiplied};
 pub use cache::{CubinCache, Key, Origin};
 pub use compiler::{Compiled, Compiler};
 pub use device::Device;

@@ -97,6 +97,7 @@ where
     type Storage = theria_contract::Host;
     type Attended = R;
     type Attention = A;
+    type Factors<'a> = Vec<&'a Tensor<R>>;
     type Recording = Infallible;
     const RECORDS: bool = false;
 
@@ -104,14 +105,19 @@ where
         &self.attention
     }
 
-    fn multiply(
+    fn factors<'a>(&self, all: &[&'a Tensor<R>]) -> Result<Vec<&'a Tensor<R>>> {
+        Ok(all.to_vec())
+    }
+
+    fn product(
         &self,
         product: Product,
-        a: &Tensor<R>,
-        b: &Tensor<R>,
+        factors: &Vec<&Tensor<R>>,
+        (a, b): (usize, usize),
         out: &mut Place<'_, Tensor<R>>,
     ) -> Result<()> {
         let Product { rows, inner, columns, a_transposed, b_transposed } = product;
+        let (a, b) = (factors[a], factors[b]);
         expect("the first factor", a.data().len(), rows * inner)?;
         expect("the second factor", b.data().len(), inner * columns)?;
         expect("the product", out.to.data().len(), rows * columns)?;

@@ -17,7 +17,7 @@ use theria_gpu_fwd::Source;
 use crate::number::Number;
 use crate::{Error, Result};
 
-pub use gpu::{Attended, Gpu, kernels};
+pub use gpu::{Attended, Factors, Gpu, Precision, kernels};
 pub use host::Host;
 pub use theria_gpu_fwd::Multiplied as Product;
 
@@ -194,6 +194,8 @@ pub trait Machine: Sized {
     type Attended: Element<Acc = Self::Element>;
     /// Attention on this memory.
     type Attention: Attention<Self::Attended, Storage = Self::Storage>;
+    /// Tensors as products take them.
+    type Factors<'a>;
     /// Work that was recorded once, to be replayed.
     type Recording;
     /// Whether work is recorded: what is computed again and again is replayed then.
@@ -207,12 +209,15 @@ pub trait Machine: Sized {
         self.attention().storage()
     }
 
-    /// `a · b`.
-    fn multiply(
+    /// Tensors as products take them: themselves, or rounded once for several products.
+    fn factors<'a>(&self, all: &[&'a TensorOf<Self>]) -> Result<Self::Factors<'a>>;
+
+    /// The product of two of them.
+    fn product(
         &self,
         product: Product,
-        a: &TensorOf<Self>,
-        b: &TensorOf<Self>,
+        factors: &Self::Factors<'_>,
+        which: (usize, usize),
         out: &mut Place<'_, TensorOf<Self>>,
     ) -> Result<()>;
 

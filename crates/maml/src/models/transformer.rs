@@ -76,13 +76,13 @@ impl Block {
         let u = self.normalised(graph, h, &format!("{name}first."))?;
         let [q, k, v] = ["q", "k", "v"].map(|of| linear(graph, u, width, &format!("{name}{of}.")));
         let o = graph.attention(q?, k?, v?, heads)?;
-        let o = linear(graph, o, width, &format!("{name}o."))?;
-        let h = graph.sum(h, o)?;
+        let [weight, bias] = parameters(graph, (width, width), &format!("{name}o."));
+        let h = graph.linear_onto(h, o, weight, bias)?;
         let v = self.normalised(graph, h, &format!("{name}second."))?;
         let wide = linear(graph, v, hidden, &format!("{name}in."))?;
         let unit = graph.gelu(wide);
-        let out = linear(graph, unit, width, &format!("{name}out."))?;
-        graph.sum(h, out)
+        let [weight, bias] = parameters(graph, (hidden, width), &format!("{name}out."));
+        graph.linear_onto(h, unit, weight, bias)
     }
 
     fn normalised<M: Machine>(&self, graph: &mut Graph<M>, h: ValueId, name: &str) -> Result<ValueId> {
@@ -114,11 +114,14 @@ impl Block {
     }
 }
 
+/// A matrix and a bias.
+fn parameters<M: Machine>(graph: &mut Graph<M>, (rows, columns): (usize, usize), name: &str) -> [ValueId; 2] {
+    [("weight", rows), ("bias", 1)].map(|(of, rows)| graph.parameter(&format!("{name}{of}"), rows, columns))
+}
+
 /// Rows times a matrix, and a bias.
 fn linear<M: Machine>(graph: &mut Graph<M>, x: ValueId, columns: usize, name: &str) -> Result<ValueId> {
     let rows = graph.shape(x).1;
-    let weight = graph.parameter(&format!("{name}weight"), rows, columns);
-    let bias = graph.parameter(&format!("{name}bias"), 1, columns);
-    let product = graph.multiply(x, weight)?;
-    graph.sum(product, bias)
+    let [weight, bias] = parameters(graph, (rows, columns), name);
+    graph.linear(x, weight, bias)
 }

@@ -77,7 +77,7 @@ impl<M: Machine, K: Rowwise> Operation<M> for Mapped<K> {
 
 /// The same rows.
 #[derive(Clone, Copy, Debug)]
-struct Copied;
+pub(super) struct Copied;
 
 impl Rowwise for Copied {
     const NAME: &'static str = "copy";

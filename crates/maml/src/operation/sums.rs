@@ -9,7 +9,7 @@ use crate::{Error, Result};
 
 /// `a + b`.
 #[derive(Clone, Copy, Debug)]
-struct Sum;
+pub(super) struct Sum;
 
 impl Rowwise for Sum {
     const NAME: &'static str = "sum";

@@ -13,6 +13,7 @@
 mod attended;
 mod dot;
 mod elements;
+mod factors;
 mod gather;
 mod rows;
 
@@ -20,7 +21,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use theria_contract::{Attention, Checks, Layout, Scalar, Storage};
-use theria_gpu_fwd::{Address, Blas, Cuda, CudaTensor, CudaView, CudaViewMut, Factors, Graph, KernelSpec, Library, Spec};
+use theria_gpu_fwd::{Address, Blas, Cuda, CudaTensor, CudaView, CudaViewMut, Graph, KernelSpec, Library, Spec};
 use theria_reference::Real;
 
 use super::{Machine, Place, Places, Product, Rowwise, Sweep, Update, expect};
@@ -28,17 +29,32 @@ use crate::Result;
 use crate::number::Number;
 use dot::DotKernel;
 use elements::{CastKernel, ElementKernel};
+use factors::{RoundKernel, Spare};
 use gather::GatherKernel;
 use rows::{RowKernel, Rule};
 
 pub use attended::Attended;
+pub use factors::Factors;
 
 /// Every kernel that machines on a device launch.
 pub fn kernels() -> Vec<KernelSpec> {
     let rows = rows::all().map(|spec| spec.kernel());
     let elements = elements::all().map(|spec| spec.kernel()).chain(elements::all_casts().map(|spec| spec.kernel()));
+    let rounds = factors::all().map(|spec| spec.kernel());
     let sums = gather::all().map(|spec| spec.kernel()).chain(dot::all().map(|spec| spec.kernel()));
-    rows.chain(elements).chain(sums).collect()
+    rows.chain(elements).chain(rounds).chain(sums).collect()
+}
+
+/// What f32 factors are rounded to before they are multiplied. Sums are in f32 always, and f64 is never rounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// Nothing.
+    #[default]
+    F32,
+    /// TF32: ten bits of the fraction.
+    Tf32,
+    /// bf16: seven, at twice the speed.
+    Bf16,
 }
 
 /// A CUDA device with one of its attention backends. Attention computes in `E`, everything else in `R`.
@@ -46,7 +62,7 @@ pub fn kernels() -> Vec<KernelSpec> {
 pub struct Gpu<A, R, E = R> {
     attention: A,
     cuda: Cuda,
-    factors: Factors,
+    precision: Precision,
     shared: Arc<Shared<R>>,
     attended: std::marker::PhantomData<fn() -> E>,
 }
@@ -58,6 +74,8 @@ struct Shared<R> {
     gathers: Library<GatherKernel>,
     elements: Library<ElementKernel>,
     casts: Library<CastKernel>,
+    rounds: Library<RoundKernel>,
+    spare: Spare,
     dots: Library<DotKernel>,
     /// Sums of warps, before they are added up. Work on a device is done in order, so one is enough.
     sums: CudaTensor<R>,
@@ -69,14 +87,14 @@ struct Shared<R> {
 /// Work of one machine that was recorded.
 pub struct Recorded<R> {
     graph: Graph,
-    factors: Factors,
+    precision: Precision,
     /// What the work uses of the machine.
     shared: Arc<Shared<R>>,
 }
 
 impl<A: fmt::Debug, R, E> fmt::Debug for Gpu<A, R, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gpu").field("attention", &self.attention).field("factors", &self.factors).finish_non_exhaustive()
+        f.debug_struct("Gpu").field("attention", &self.attention).field("precision", &self.precision).finish_non_exhaustive()
     }
 }
 
@@ -97,19 +115,21 @@ where
             gathers: Library::new(device()),
             elements: Library::new(device()),
             casts: Library::new(device()),
+            rounds: Library::new(device()),
+            spare: Spare::default(),
             dots: Library::new(device()),
             sums: cuda.allocate(line(rows::SUMS)?)?,
             dot_parts: cuda.allocate(line(dot::BLOCKS)?)?,
             dot_whole: cuda.allocate(line(1)?)?,
         };
-        let (factors, attended) = (Factors::F32, std::marker::PhantomData);
-        Ok(Self { attention, cuda, factors, shared: Arc::new(shared), attended })
+        let (precision, attended) = (Precision::F32, std::marker::PhantomData);
+        Ok(Self { attention, cuda, precision, shared: Arc::new(shared), attended })
     }
 
     /// With factors of products rounded. Sums stay in f32.
     #[must_use]
-    pub fn with_factors(mut self, factors: Factors) -> Self {
-        self.factors = factors;
+    pub fn with_products(mut self, precision: Precision) -> Self {
+        self.precision = precision;
         self
     }
 
@@ -146,6 +166,7 @@ where
     type Storage = Cuda;
     type Attended = E;
     type Attention = A;
+    type Factors<'a> = Factors<'a, R>;
     type Recording = Recorded<R>;
     const RECORDS: bool = true;
 
@@ -153,16 +174,27 @@ where
         &self.attention
     }
 
-    fn multiply(
+    fn factors<'a>(&self, all: &[&'a CudaTensor<R>]) -> Result<Factors<'a, R>> {
+        self.prepared(all)
+    }
+
+    fn product(
         &self,
         product: Product,
-        a: &CudaTensor<R>,
-        b: &CudaTensor<R>,
+        factors: &Factors<'_, R>,
+        (a, b): (usize, usize),
         out: &mut Place<'_, CudaTensor<R>>,
     ) -> Result<()> {
         let add = std::mem::replace(&mut out.add, true);
-        let (factors, mut made) = ((view(a), view(b)), view_mut(out.to));
-        on_device(self.shared.blas.multiply(product, self.factors, factors, &mut made, add))
+        let (blas, mut made) = (&self.shared.blas, view_mut(out.to));
+        let tf32 = self.precision == Precision::Tf32;
+        on_device(match (factors.rounded.get(a), factors.rounded.get(b)) {
+            (Some(a), Some(b)) => blas.multiply(product, tf32, (view(a), view(b)), &mut made, add),
+            _ => {
+                let given = (view(factors.given[a]), view(factors.given[b]));
+                blas.multiply(product, tf32, given, &mut made, add)
+            }
+        })
     }
 
     fn value<K: Rowwise>(&self, kernel: K, sweep: &Sweep, x: &[&CudaTensor<R>], y: &mut CudaTensor<R>) -> Result<()> {
@@ -281,11 +313,11 @@ where
             return Ok(None);
         }
         let graph = on_device(self.cuda.device().record(work))??;
-        Ok(Some(Recorded { graph, factors: self.factors, shared: Arc::clone(&self.shared) }))
+        Ok(Some(Recorded { graph, precision: self.precision, shared: Arc::clone(&self.shared) }))
     }
 
     fn made(&self, recording: &Recorded<R>) -> bool {
-        Arc::ptr_eq(&recording.shared, &self.shared) && recording.factors == self.factors
+        Arc::ptr_eq(&recording.shared, &self.shared) && recording.precision == self.precision
     }
 
     unsafe fn replay(&self, recording: &Recorded<R>) -> Result<()> {

@@ -303,7 +303,7 @@ where
         let all = || self.parameters.x.iter().chain([&self.parameters.y]);
         let summed: usize = all().filter(|operand| operand.is_summed()).map(|x| x.width as usize).sum();
         let widest = all().map(|operand| operand.width as usize).max().unwrap_or(0).max(1);
-        let columns = if self.columnwise && self.shared.is_some() { PART.min(widest) } else { widest };
+        let columns = if self.columnwise { PART.min(widest) } else { widest };
         let parts = widest.div_ceil(columns);
         let fitting = (SUMS / (groups * summed).max(1)).max(1);
         // Every chunk has a row.
