@@ -2,11 +2,13 @@
 
 mod model;
 mod plan;
+mod spare;
 
 use std::fmt;
 
 use theria_contract::Layout;
 
+use crate::Result;
 use crate::machine::Machine;
 use crate::operation::{Operation, copy};
 
@@ -76,6 +78,13 @@ impl<M: Machine> Graph<M> {
     pub fn shape(&self, value: ValueId) -> (usize, usize) {
         let value = &self.values[value.0];
         (value.rows, value.columns)
+    }
+
+    /// How the tensors of a value lie.
+    fn layout(&self, value: ValueId) -> Result<Layout> {
+        let Value { rows, columns, layout, .. } = &self.values[value.0];
+        let packed = || Layout::contiguous([1, 1, *rows, *columns]);
+        Ok(layout.map_or_else(packed, Ok)?)
     }
 
     fn value(&mut self, rows: usize, columns: usize, name: Option<String>) -> ValueId {

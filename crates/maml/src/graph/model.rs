@@ -4,6 +4,7 @@ use std::fmt;
 
 use theria_contract::{Element, Layout, Storage, Tensor};
 
+use super::spare::Spare;
 use super::{Graph, Node, Plan, ValueId};
 use crate::machine::{Machine, Place, Places, TensorOf};
 use crate::operation::Second;
@@ -31,6 +32,11 @@ struct Replay<M: Machine> {
 /// records, what a plan is used for a second time is recorded, and replayed from then on.
 pub struct Model<M: Machine> {
     graph: Graph<M>,
+    /// What an operation makes, for each value. The others are parameters and data, which keep all their tensors; of what
+    /// is made, tangents and cotangents are there for a while.
+    made: Vec<bool>,
+    layouts: Vec<Layout>,
+    spare: Spare<M>,
     replays: Vec<Replay<M>>,
     loss: ValueId,
     primal: Plane<M>,
@@ -55,10 +61,9 @@ fn fill_plane<M: Machine>(
     plane: &mut Plane<M>,
     which: impl Fn(usize) -> bool,
 ) -> Result<()> {
-    for (n, value) in graph.values.iter().enumerate() {
-        if plane[n].is_none() && which(n) {
-            let packed = || Layout::contiguous([1, 1, value.rows, value.columns]);
-            plane[n] = Some(machine.storage().allocate(value.layout.map_or_else(packed, Ok)?)?);
+    for (n, place) in plane.iter_mut().enumerate() {
+        if place.is_none() && which(n) {
+            *place = Some(machine.storage().allocate(graph.layout(ValueId(n))?)?);
         }
     }
     Ok(())
@@ -70,6 +75,27 @@ fn at<M: Machine>(plane: &Plane<M>, value: ValueId) -> &TensorOf<M> {
     tensor
 }
 
+/// Where tensors for a while come from, and go to.
+struct Room<'a, M: Machine> {
+    machine: &'a M,
+    spare: &'a Spare<M>,
+    layouts: &'a [Layout],
+    made: &'a [bool],
+}
+
+impl<M: Machine> Room<'_, M> {
+    fn take(&self, value: ValueId) -> Result<TensorOf<M>> {
+        self.spare.take(self.machine, self.layouts[value.0])
+    }
+
+    /// Gives back the tensor of a value that is not needed any more, if it is one for a while.
+    fn give(&self, plane: &mut Plane<M>, value: ValueId) {
+        if let Some(tensor) = plane[value.0].take_if(|_| self.made[value.0]) {
+            self.spare.give(tensor);
+        }
+    }
+}
+
 /// Tensors of operands that were taken out to be written, and which of them were written before.
 struct Taken<M: Machine> {
     tensors: Plane<M>,
@@ -77,12 +103,20 @@ struct Taken<M: Machine> {
 }
 
 impl<M: Machine> Taken<M> {
-    fn out_of(plane: &mut Plane<M>, inputs: &[ValueId], which: &[bool], written: &[bool]) -> Self {
-        let tensor = |value: &ValueId| if which[value.0] { plane[value.0].take() } else { None };
-        Self {
-            written: inputs.iter().map(|value| written[value.0]).collect(),
-            tensors: inputs.iter().map(tensor).collect(),
+    /// Those of operands that `which` says, spare ones for those that were not written yet.
+    fn out_of(
+        room: &Room<'_, M>,
+        plane: &mut Plane<M>,
+        inputs: &[ValueId],
+        (which, written): (&[bool], &[bool]),
+    ) -> Result<Self> {
+        let mut tensors = Vec::with_capacity(inputs.len());
+        for value in inputs {
+            let there = if which[value.0] { plane[value.0].take() } else { None };
+            let missing = which[value.0] && there.is_none();
+            tensors.push(if missing { Some(room.take(*value)?) } else { there });
         }
+        Ok(Self { written: inputs.iter().map(|value| written[value.0]).collect(), tensors })
     }
 
     /// Lends them as places, and notes what was written.
@@ -103,6 +137,23 @@ impl<M: Machine> Taken<M> {
             }
         }
     }
+}
+
+/// The cotangent of the loss: 1.
+fn seed<M: Machine>(
+    room: &Room<'_, M>,
+    cotangent: &mut Plane<M>,
+    loss: ValueId,
+    written: &mut [bool],
+) -> Result<()> {
+    if cotangent[loss.0].is_none() {
+        cotangent[loss.0] = Some(room.take(loss)?);
+    }
+    if let Some(of_loss) = &mut cotangent[loss.0] {
+        room.machine.fill(of_loss, 1.0)?;
+        written[loss.0] = true;
+    }
+    Ok(())
 }
 
 /// What nobody wrote is zero: the loss does not depend on it.
@@ -132,8 +183,16 @@ impl<M: Machine> Model<M> {
         let none = || (0..graph.values.len()).map(|_| None).collect();
         let (mut primal, tangent, cotangent, cotangent_tangent) = (none(), none(), none(), none());
         fill_plane(&graph, machine, &mut primal, |_| true)?;
-        let replays = Vec::new();
-        Ok(Self { graph, replays, loss, primal, tangent, cotangent, cotangent_tangent })
+        let mut made = vec![false; graph.values.len()];
+        graph.nodes.iter().for_each(|node| made[node.output.0] = true);
+        let layouts = (0..graph.values.len()).map(|n| graph.layout(ValueId(n))).collect::<Result<_>>()?;
+        let (spare, replays) = (Spare::default(), Vec::new());
+        Ok(Self { graph, made, layouts, spare, replays, loss, primal, tangent, cotangent, cotangent_tangent })
+    }
+
+    /// Takes tensors that are needed for a while from where another model does. The two are never at work at once.
+    pub(crate) fn share_spare(&mut self, other: &Self) {
+        self.spare = other.spare.clone();
     }
 
     /// What gradients of `of` take, and their tangents while `along` moves.
@@ -268,17 +327,21 @@ impl<M: Machine> Model<M> {
     }
 
     fn pull(&mut self, machine: &M, plan: &Plan) -> Result<()> {
-        fill_plane(&self.graph, machine, &mut self.cotangent, |n| plan.wanted[n])?;
-        let mut written = self.seed(machine)?;
-        for node in self.graph.nodes.iter_mut().rev().filter(|node| plan.wanted[node.output.0]) {
-            let mut into = Taken::<M>::out_of(&mut self.cotangent, &node.inputs, &plan.wanted, &written);
-            let x: Vec<_> = node.inputs.iter().map(|value| at::<M>(&self.primal, *value)).collect();
-            let (y, g) = (at::<M>(&self.primal, node.output), at::<M>(&self.cotangent, node.output));
+        let mut written = vec![false; self.graph.values.len()];
+        let Self { graph, made, layouts, spare, primal, cotangent, loss, .. } = self;
+        let room = Room { machine, spare, layouts, made };
+        fill_plane(graph, machine, cotangent, |n| plan.wanted[n] && !made[n])?;
+        seed(&room, cotangent, *loss, &mut written)?;
+        for node in graph.nodes.iter_mut().rev().filter(|node| plan.wanted[node.output.0]) {
+            let mut into = Taken::out_of(&room, cotangent, &node.inputs, (&plan.wanted, &written))?;
+            let x: Vec<_> = node.inputs.iter().map(|value| at::<M>(primal, *value)).collect();
+            let (y, g) = (at::<M>(primal, node.output), at::<M>(cotangent, node.output));
             let done = into.lend(|places| node.operation.pull(machine, &x, y, g, places));
-            into.put_back(&mut self.cotangent, &node.inputs, &mut written);
+            into.put_back(cotangent, &node.inputs, &mut written);
+            room.give(cotangent, node.output);
             done?;
         }
-        clear_rest::<M>(machine, &mut self.cotangent, &plan.wanted, &written)
+        clear_rest::<M>(machine, cotangent, &plan.wanted, &written)
     }
 
     /// Writes the direction of a parameter that moves, before [`Model::gradient_tangent`].
@@ -295,7 +358,8 @@ impl<M: Machine> Model<M> {
 
     /// The direction of a parameter that moves, to be written before [`Model::gradient_tangent`].
     pub(crate) fn direction_mut(&mut self, machine: &M, plan: &Plan, value: ValueId) -> Result<&mut TensorOf<M>> {
-        fill_plane(&self.graph, machine, &mut self.tangent, |n| plan.moves[n])?;
+        let made = &self.made;
+        fill_plane(&self.graph, machine, &mut self.tangent, |n| plan.moves[n] && !made[n])?;
         match &mut self.tangent[value.0] {
             Some(tensor) if plan.moves[value.0] => Ok(tensor),
             _ => Err(Error::Still(self.graph.values[value.0].name.clone().unwrap_or_default())),
@@ -314,16 +378,19 @@ impl<M: Machine> Model<M> {
         self.push(machine, plan)?;
         let both = |a: &[bool], b: &[bool]| -> Vec<bool> { a.iter().zip(b).map(|(a, b)| *a && *b).collect() };
         let (curves, firsts) = (both(&plan.wanted, &plan.curves), both(&plan.wanted, &plan.first));
-        fill_plane(&self.graph, machine, &mut self.cotangent_tangent, |n| plan.wanted[n])?;
-        fill_plane(&self.graph, machine, &mut self.cotangent, |n| firsts[n])?;
-        let mut written_first = if plan.first[self.loss.0] { self.seed(machine)? } else { Vec::new() };
-        written_first.resize(self.graph.values.len(), false);
+        let mut written_first = vec![false; self.graph.values.len()];
         let mut written = vec![false; self.graph.values.len()];
-        let Self { graph, primal, tangent, cotangent, cotangent_tangent, .. } = self;
+        let Self { graph, made, layouts, spare, primal, tangent, cotangent, cotangent_tangent, loss, .. } = self;
+        let room = Room { machine, spare, layouts, made };
+        fill_plane(graph, machine, cotangent_tangent, |n| plan.wanted[n] && !made[n])?;
+        fill_plane(graph, machine, cotangent, |n| firsts[n] && !made[n])?;
+        if plan.first[loss.0] {
+            seed(&room, cotangent, *loss, &mut written_first)?;
+        }
         for node in graph.nodes.iter_mut().rev().filter(|node| plan.wanted[node.output.0]) {
             let output = node.output;
-            let mut into = Taken::<M>::out_of(cotangent_tangent, &node.inputs, &curves, &written);
-            let mut first = Taken::<M>::out_of(cotangent, &node.inputs, &firsts, &written_first);
+            let mut into = Taken::out_of(&room, cotangent_tangent, &node.inputs, (&curves, &written))?;
+            let mut first = Taken::out_of(&room, cotangent, &node.inputs, (&firsts, &written_first))?;
             let moving = |value: ValueId| if plan.moves[value.0] { tangent[value.0].as_ref() } else { None };
             let x: Vec<_> = node.inputs.iter().map(|value| at::<M>(primal, *value)).collect();
             let x_tangent: Vec<_> = node.inputs.iter().map(|value| moving(*value)).collect();
@@ -341,27 +408,22 @@ impl<M: Machine> Model<M> {
                 into.lend(|into| first.lend(|first| operation.pull_tangent(machine, &second, into, first)));
             into.put_back(cotangent_tangent, &node.inputs, &mut written);
             first.put_back(cotangent, &node.inputs, &mut written_first);
+            for plane in [&mut *cotangent, &mut *cotangent_tangent, &mut *tangent] {
+                room.give(plane, output);
+            }
             done?;
         }
         clear_rest::<M>(machine, cotangent_tangent, &plan.wanted, &written)
     }
 
-    /// The cotangent of the loss: 1. And which cotangents are written.
-    fn seed(&mut self, machine: &M) -> Result<Vec<bool>> {
-        let mut written = vec![false; self.graph.values.len()];
-        if let Some(loss) = &mut self.cotangent[self.loss.0] {
-            machine.fill(loss, 1.0)?;
-            written[self.loss.0] = true;
-        }
-        Ok(written)
-    }
-
     fn push(&mut self, machine: &M, plan: &Plan) -> Result<()> {
-        fill_plane(&self.graph, machine, &mut self.tangent, |n| plan.moves[n])?;
-        let Self { graph, primal, tangent, loss, .. } = self;
+        let Self { graph, made, layouts, spare, primal, tangent, loss, .. } = self;
+        let room = Room { machine, spare, layouts, made };
+        fill_plane(graph, machine, tangent, |n| plan.moves[n] && !made[n])?;
         let read = |node: &&mut Node<M>| node.output != *loss || node.operation.reads_value();
         for node in graph.nodes.iter_mut().filter(|node| plan.moves[node.output.0]).filter(read) {
-            let Some(mut made) = tangent[node.output.0].take() else { unreachable!("the plan has made it") };
+            let there = tangent[node.output.0].take();
+            let mut made = there.map_or_else(|| room.take(node.output), Ok)?;
             let moving = |value: &ValueId| if plan.moves[value.0] { tangent[value.0].as_ref() } else { None };
             let x: Vec<_> = node.inputs.iter().map(|value| at::<M>(primal, *value)).collect();
             let x_tangent: Vec<_> = node.inputs.iter().map(moving).collect();

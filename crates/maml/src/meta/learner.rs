@@ -135,7 +135,8 @@ fn like<M: Machine>(machine: &M, model: &Model<M>, value: ValueId) -> Result<Ten
 
 impl<M: Machine> Learner<M> {
     /// A learner that adapts these parameters, and no others. Both models have the same parameters.
-    pub fn new(machine: &M, support: Model<M>, query: Model<M>, adapted: &[&str]) -> Result<Self> {
+    pub fn new(machine: &M, support: Model<M>, mut query: Model<M>, adapted: &[&str]) -> Result<Self> {
+        query.share_spare(&support);
         let mut pairs = Vec::new();
         for (name, value) in support.parameters() {
             let other = query.parameters().find(|(other, _)| *other == name).map(|(_, value)| value);
