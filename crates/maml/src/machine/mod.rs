@@ -234,6 +234,6 @@ pub trait Machine: Sized {
 }
 
 /// An error unless a tensor has as many elements.
-fn expect(what: &'static str, given: usize, expected: usize) -> Result<()> {
+pub(crate) fn expect(what: &'static str, given: usize, expected: usize) -> Result<()> {
     if given == expected { Ok(()) } else { Err(Error::Elements { what, given, expected }) }
 }
