@@ -10,7 +10,7 @@ use theria_contract::Layout;
 use crate::machine::Machine;
 use crate::operation::{Operation, copy};
 
-pub use model::Model;
+pub use model::{Model, NotFinite, Quantity};
 pub use plan::Plan;
 
 /// A value of a graph: rows and columns of numbers.

@@ -1,5 +1,7 @@
 //! A graph with numbers: values, their tangents, their cotangents, and the tangents of these.
 
+mod finite;
+
 use std::fmt;
 
 use theria_contract::{Element, Layout, Storage, Tensor};
@@ -8,6 +10,8 @@ use super::{Graph, Node, Plan, ValueId};
 use crate::machine::{Machine, Place, Places, TensorOf};
 use crate::operation::Second;
 use crate::{Error, Result};
+
+pub use finite::{NotFinite, Quantity};
 
 /// A tensor for each value that has one.
 type Plane<M> = Vec<Option<TensorOf<M>>>;

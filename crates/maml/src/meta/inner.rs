@@ -103,6 +103,17 @@ pub enum Mode {
     FirstOrder,
 }
 
+impl Mode {
+    /// The last steps whose Hessian counts, of so many.
+    pub(super) fn curved(self, steps: usize) -> usize {
+        match self {
+            Self::Full => steps,
+            Self::Truncated(last) => last.min(steps),
+            Self::FirstOrder => 0,
+        }
+    }
+}
+
 /// What an adaptation came to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Adapted {

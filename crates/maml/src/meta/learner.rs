@@ -156,15 +156,10 @@ impl<M: Machine> Learner<M> {
         inner: &Inner,
         mode: Mode,
     ) -> Result<Adapted> {
-        let curved = match mode {
-            Mode::Full => inner.steps,
-            Mode::Truncated(last) => last.min(inner.steps),
-            Mode::FirstOrder => 0,
-        };
+        let curved = mode.curved(inner.steps);
         // Before the last steps λ goes on as it is; the rates' gradients are made of it all the same.
         let stretches = inner.stretches(if inner.learns_rates { inner.steps } else { curved });
         let adapted = self.adapt_and_judge(machine, start, inner, &stretches)?;
-        self.rates.fill(0.0);
         self.make_cotangents(machine, inner)?;
         for (n, stretch) in stretches.iter().enumerate().rev() {
             if n + 1 < stretches.len() {
@@ -175,7 +170,9 @@ impl<M: Machine> Learner<M> {
                 self.pull_step(machine, inner, (k, place))?;
                 if k >= inner.steps - curved {
                     self.pull_gradient(machine, inner, place)?;
-                    self.add_hessian(machine, place)?;
+                    self.go_to(machine, place)?;
+                    self.support.gradient_tangent(machine, &self.second)?;
+                    self.add_product(machine)?;
                 }
             }
         }
@@ -197,14 +194,20 @@ impl<M: Machine> Learner<M> {
         self.admit(start, inner)?;
         let before = self.adapt(machine, start, inner, stretches)?;
         self.query.loss_and_gradient(machine, &self.on_query)?;
+        self.take_gradients_of_query(machine)?;
+        let after = finite("the query's loss", self.query.loss(machine)?, inner.steps)?;
+        Ok(Adapted { before: before.unwrap_or(after), after })
+    }
+
+    /// λ of the last θ, and the gradients of what is not adapted: those of the query's loss.
+    pub(super) fn take_gradients_of_query(&mut self, machine: &M) -> Result<()> {
         for (pair, lambda) in self.adapted.iter().zip(&mut self.lambda) {
             machine.copy(asked_for(self.query.gradient_of(pair.query)), lambda)?;
         }
         for (pair, of_still) in self.still.iter().zip(&mut self.of_still) {
             machine.copy(asked_for(self.query.gradient_of(pair.query)), of_still)?;
         }
-        let after = finite("the query's loss", self.query.loss(machine)?, inner.steps)?;
-        Ok(Adapted { before: before.unwrap_or(after), after })
+        Ok(())
     }
 
     /// An error unless there are as many tensors to start from and rates as there are parameters.
@@ -213,9 +216,10 @@ impl<M: Machine> Learner<M> {
         expect("a list of inner rates", inner.rates.len(), self.adapted.len())
     }
 
-    /// Cotangents of what the optimiser remembers, zero; and room for those of rates.
-    fn make_cotangents(&mut self, machine: &M, inner: &Inner) -> Result<()> {
+    /// Cotangents of what the optimiser remembers and of rates, zero.
+    pub(super) fn make_cotangents(&mut self, machine: &M, inner: &Inner) -> Result<()> {
         let memories = inner.optimiser.memories();
+        self.rates.fill(0.0);
         if inner.learns_rates && self.of_rate.is_empty() {
             self.of_rate = self.like_adapted(machine)?;
         }
@@ -233,7 +237,7 @@ impl<M: Machine> Learner<M> {
 
     /// `γ_k` of `λ_{k+1}`, as the direction that the support's parameters move along, and what the step adds to the
     /// gradients of the rates. It is kept in this place.
-    fn pull_step(&mut self, machine: &M, inner: &Inner, (k, place): (usize, usize)) -> Result<()> {
+    pub(super) fn pull_step(&mut self, machine: &M, inner: &Inner, (k, place): (usize, usize)) -> Result<()> {
         let kept = &self.way.steps[place];
         for (n, pair) in self.adapted.iter().enumerate() {
             let step = Step { optimiser: inner.optimiser, rate: inner.rates[n], number: k };
@@ -255,7 +259,7 @@ impl<M: Machine> Learner<M> {
     }
 
     /// The cotangent of the gradient itself, of that of what the optimiser read.
-    fn pull_gradient(&mut self, machine: &M, inner: &Inner, place: usize) -> Result<()> {
+    pub(super) fn pull_gradient(&mut self, machine: &M, inner: &Inner, place: usize) -> Result<()> {
         let kept = &self.way.steps[place];
         let mut along = 0.0;
         for (n, pair) in self.adapted.iter().enumerate() {
@@ -279,12 +283,16 @@ impl<M: Machine> Learner<M> {
         Ok(())
     }
 
-    /// `λ_k` and ∂F/∂φ of `γ_k`: the tangent of the gradient at `θ_k` along it.
-    fn add_hessian(&mut self, machine: &M, place: usize) -> Result<()> {
+    /// Back to the θ that is kept in this place.
+    pub(super) fn go_to(&mut self, machine: &M, place: usize) -> Result<()> {
         for (theta, pair) in self.way.steps[place].theta.iter().zip(&self.adapted) {
             machine.copy(theta, self.support.tensor_mut(pair.support))?;
         }
-        self.support.gradient_tangent(machine, &self.second)?;
+        Ok(())
+    }
+
+    /// `λ_k` and ∂F/∂φ of `γ_k`: the tangent of the gradient along it, which is there.
+    pub(super) fn add_product(&mut self, machine: &M) -> Result<()> {
         let sums = self.adapted.iter().zip(&mut self.lambda).chain(self.still.iter().zip(&mut self.of_still));
         for (pair, sum) in sums {
             machine.update(

@@ -1,5 +1,6 @@
 //! Meta-gradients of loops that adapt a model to a task.
 
+mod diagnostics;
 mod implicit;
 mod inner;
 mod learner;
@@ -7,6 +8,7 @@ mod optimiser;
 mod trainer;
 mod way;
 
+pub use diagnostics::{Astray, Contribution, Place, SecondOrderPath, Symmetry, hessian_symmetry};
 pub use implicit::{Solved, Solver};
 pub use inner::{Adapted, Inner, Keep, Mode};
 pub use learner::Learner;
