@@ -77,7 +77,8 @@ fn combine<M: Machine>(
 
 impl<M: Machine> Learner<M> {
     /// Adapts, and computes the gradient as if the loop had come to rest: how far it is from that is for the caller to know.
-    /// Gradients lie where [`Learner::meta_gradient`] leaves them; rates have none.
+    /// Gradients lie where [`Learner::meta_gradient`] leaves them; those of rates are zero,
+    /// because where a loop rests does not depend on them.
     pub fn implicit_gradient(
         &mut self,
         machine: &M,
@@ -89,6 +90,7 @@ impl<M: Machine> Learner<M> {
             return Err(Error::NoPull { proximal: inner.proximal });
         }
         let adapted = self.adapt_and_judge(machine, start, inner, &[])?;
+        self.clear_rates(machine)?;
         let solved = match solver {
             Solver::ConjugateGradients { most, enough } => {
                 self.by_conjugate_gradients(machine, inner.proximal, most, enough)?

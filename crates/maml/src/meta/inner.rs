@@ -11,7 +11,8 @@ pub struct Inner {
     pub steps: usize,
     /// What makes a step of a gradient.
     pub optimiser: Optimiser,
-    /// The rate of each adapted parameter.
+    /// The rate of each adapted parameter; its elements may have factors of their own
+    /// ([`Learner::with_element_rates`](super::Learner::with_element_rates)).
     pub rates: Vec<f64>,
     /// Whether the rates have gradients, too. What they are made of is kept then.
     pub learns_rates: bool,
@@ -52,10 +53,6 @@ impl Inner {
     pub fn keeping(mut self, keep: Keep) -> Self {
         self.keep = keep;
         self
-    }
-
-    pub(super) fn keeps_gradients(&self) -> bool {
-        self.learns_rates || self.optimiser.reads_gradient()
     }
 
     /// The last steps, as many, in stretches: each is pulled back as a whole, and made again for that but for the last.

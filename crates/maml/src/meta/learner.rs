@@ -19,6 +19,7 @@ use std::ops::Range;
 
 use theria_contract::{Layout, Storage};
 
+use super::element_rates::ElementRates;
 pub(super) use super::inner::{Adapted, Inner, Mode};
 use super::optimiser::{Plus, PullRate, PullStep, Scaled, Step};
 use super::way::Way;
@@ -51,6 +52,7 @@ pub struct Learner<M: Machine> {
     cotangents: Vec<Vec<TensorOf<M>>>,
     pub(super) of_still: Vec<TensorOf<M>>,
     rates: Vec<f64>,
+    pub(super) element_rates: Option<ElementRates<M>>,
 }
 
 /// A tensor as large as a value, for sums; zero.
@@ -109,11 +111,21 @@ impl<M: Machine> Learner<M> {
             cotangents: Vec::new(),
             of_still: tensors(&still)?,
             rates: vec![0.0; adapted.len()],
+            element_rates: None,
             support,
             query,
             adapted,
             still,
         })
+    }
+
+    /// With a rate for each element of the parameters that are adapted: the parameter's rate times a factor of its own.
+    /// The factors are parameters from now on, as large as those, and called `rate of …`: [`Learner::names`] has them last, a
+    /// loop begins with them, and their gradients are made whatever the mode.
+    pub fn with_element_rates(mut self, machine: &M) -> Result<Self> {
+        let names = self.names().take(self.adapted.len()).map(|name| format!("rate of {name}"));
+        self.element_rates = Some(ElementRates::new(names, || self.like_adapted(machine))?);
+        Ok(self)
     }
 
     /// The model of the task's own data, to be given them.
@@ -126,15 +138,18 @@ impl<M: Machine> Learner<M> {
         &mut self.query
     }
 
-    /// The names of parameters: those that are adapted, then the others. Gradients come in this order.
+    /// The names of parameters: those that are adapted, then the others, then rates of elements. Gradients come in this
+    /// order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let name = |pair: &Pair| self.support.parameters().find(|(_, value)| *value == pair.support);
-        self.adapted.iter().chain(&self.still).filter_map(move |pair| Some(name(pair)?.0))
+        let names = self.adapted.iter().chain(&self.still).filter_map(move |pair| Some(name(pair)?.0));
+        names.chain(self.element_rates.iter().flat_map(|rates| &rates.names).map(String::as_str))
     }
 
     /// The gradients that were computed last, in the order of [`Learner::names`].
     pub fn gradients(&self) -> impl Iterator<Item = &TensorOf<M>> {
-        self.lambda.iter().chain(&self.of_still)
+        let of_rates = self.element_rates.iter().flat_map(|rates| &rates.gradients);
+        self.lambda.iter().chain(&self.of_still).chain(of_rates)
     }
 
     /// The gradients of the rates that were computed last; zero where they were not asked for.
@@ -158,7 +173,7 @@ impl<M: Machine> Learner<M> {
     ) -> Result<Adapted> {
         let curved = mode.curved(inner.steps);
         // Before the last steps λ goes on as it is; the rates' gradients are made of it all the same.
-        let stretches = inner.stretches(if inner.learns_rates { inner.steps } else { curved });
+        let stretches = inner.stretches(if self.learns_rates(inner) { inner.steps } else { curved });
         let adapted = self.adapt_and_judge(machine, start, inner, &stretches)?;
         self.make_cotangents(machine, inner)?;
         for (n, stretch) in stretches.iter().enumerate().rev() {
@@ -212,15 +227,28 @@ impl<M: Machine> Learner<M> {
 
     /// An error unless there are as many tensors to start from and rates as there are parameters.
     pub(super) fn admit(&self, start: &[&TensorOf<M>], inner: &Inner) -> Result<()> {
-        expect("a start", start.len(), self.adapted.len() + self.still.len())?;
+        let rates = self.element_rates.as_ref().map_or(0, |rates| rates.factors.len());
+        expect("a start", start.len(), self.adapted.len() + self.still.len() + rates)?;
         expect("a list of inner rates", inner.rates.len(), self.adapted.len())
+    }
+
+    /// Whether any rates have gradients.
+    pub(super) fn learns_rates(&self, inner: &Inner) -> bool {
+        inner.learns_rates || self.element_rates.is_some()
+    }
+
+    /// Gradients of rates, zero.
+    pub(super) fn clear_rates(&mut self, machine: &M) -> Result<()> {
+        self.rates.fill(0.0);
+        let of_elements = self.element_rates.iter_mut().flat_map(|rates| &mut rates.gradients);
+        of_elements.into_iter().try_for_each(|gradient| machine.fill(gradient, 0.0))
     }
 
     /// Cotangents of what the optimiser remembers and of rates, zero.
     pub(super) fn make_cotangents(&mut self, machine: &M, inner: &Inner) -> Result<()> {
         let memories = inner.optimiser.memories();
-        self.rates.fill(0.0);
-        if inner.learns_rates && self.of_rate.is_empty() {
+        self.clear_rates(machine)?;
+        if self.learns_rates(inner) && self.of_rate.is_empty() {
             self.of_rate = self.like_adapted(machine)?;
         }
         if inner.proximal == 0.0 {
@@ -238,20 +266,35 @@ impl<M: Machine> Learner<M> {
     /// `γ_k` of `λ_{k+1}`, as the direction that the support's parameters move along, and what the step adds to the
     /// gradients of the rates. It is kept in this place.
     pub(super) fn pull_step(&mut self, machine: &M, inner: &Inner, (k, place): (usize, usize)) -> Result<()> {
+        let learns = self.learns_rates(inner);
         let kept = &self.way.steps[place];
         for (n, pair) in self.adapted.iter().enumerate() {
             let step = Step { optimiser: inner.optimiser, rate: inner.rates[n], number: k };
             let of_step = kept.gradient.get(n).into_iter();
-            if inner.learns_rates {
+            let mut elements = self.element_rates.as_mut();
+            if learns {
+                let of_rate = &mut self.of_rate[n];
                 let mut read = vec![&self.lambda[n]];
                 read.extend(of_step.clone().chain(&kept.memories[n]));
-                machine.update(PullRate(step), &mut [&mut self.of_rate[n]], &read)?;
-                self.rates[n] += machine.sum(&self.of_rate[n])?;
+                machine.update(PullRate(step), &mut [&mut *of_rate], &read)?;
+                if inner.learns_rates {
+                    self.rates[n] += match &elements {
+                        Some(elements) => machine.dot(&elements.factors[n], of_rate)?,
+                        None => machine.sum(of_rate)?,
+                    };
+                }
+                if let Some(elements) = &mut elements {
+                    machine.update(Plus(step.rate), &mut [&mut elements.gradients[n]], &[of_rate])?;
+                }
             }
+            let lambda = match elements {
+                Some(elements) => elements.scaled(machine, n, &self.lambda[n])?,
+                None => &self.lambda[n],
+            };
             let gamma = self.support.direction_mut(machine, &self.second, pair.support)?;
             let mut state = vec![gamma];
             state.extend(self.cotangents[n].iter_mut());
-            let mut read = vec![&self.lambda[n]];
+            let mut read = vec![lambda];
             read.extend(of_step.filter(|_| inner.optimiser.reads_gradient()).chain(&kept.memories[n]));
             machine.update(PullStep(step), &mut state, &read)?;
         }

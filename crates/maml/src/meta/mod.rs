@@ -1,6 +1,7 @@
 //! Meta-gradients of loops that adapt a model to a task.
 
 mod diagnostics;
+mod element_rates;
 mod implicit;
 mod inner;
 mod learner;

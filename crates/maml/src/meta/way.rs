@@ -90,6 +90,10 @@ impl<M: Machine> Learner<M> {
             machine.copy(from, self.support.tensor_mut(pair.support))?;
             machine.copy(from, self.query.tensor_mut(pair.query))?;
         }
+        if let Some(rates) = &mut self.element_rates {
+            let given = start.iter().skip(self.adapted.len() + self.still.len());
+            given.zip(&mut rates.factors).try_for_each(|(from, to)| machine.copy(from, to))?;
+        }
         self.make_room(machine, inner, stretches)?;
         self.way.memories.iter_mut().flatten().try_for_each(|memory| machine.fill(memory, 0.0))
     }
@@ -193,7 +197,10 @@ impl<M: Machine> Learner<M> {
             let step = Step { optimiser: inner.optimiser, rate: inner.rates[n], number: k };
             let mut state = vec![theta];
             state.extend(memories[n].iter_mut());
-            machine.update(step, &mut state, &[gradient])?;
+            match &mut self.element_rates {
+                Some(rates) => rates.step(machine, n, step, state, gradient)?,
+                None => machine.update(step, &mut state, &[gradient])?,
+            }
             if let Some(kept) = &mut kept {
                 assign(machine, &memories[n], &mut kept.memories[n])?;
             }
@@ -219,7 +226,8 @@ impl<M: Machine> Learner<M> {
             self.way.memories = self.memories_like_adapted(machine, memories)?;
         }
         let Some(first) = stretches.first() else { return Ok(()) };
-        let gradients = if inner.keeps_gradients() { self.adapted.len() } else { 0 };
+        let keeps_gradients = self.learns_rates(inner) || inner.optimiser.reads_gradient();
+        let gradients = if keeps_gradients { self.adapted.len() } else { 0 };
         let cuts = if inner.clip.is_some() { self.adapted.len() } else { 0 };
         let as_many = |all: &Vec<Vec<TensorOf<M>>>| all.iter().all(|all| all.len() == memories);
         let fits = |kept: &Kept<M>| {
