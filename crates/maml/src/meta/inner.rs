@@ -98,6 +98,9 @@ pub enum Mode {
     Truncated(usize),
     /// None: what was adapted counts as where it began. Asks for no rule beyond the backward.
     FirstOrder,
+    /// None, and no gradient of the query's loss either: `θ_0 - θ_K`, the direction of Reptile (Nichol, Achiam and Schulman,
+    /// 2018), stands in for the gradient. What is not adapted has a direction of zero.
+    Reptile,
 }
 
 impl Mode {
@@ -106,7 +109,7 @@ impl Mode {
         match self {
             Self::Full => steps,
             Self::Truncated(last) => last.min(steps),
-            Self::FirstOrder => 0,
+            Self::FirstOrder | Self::Reptile => 0,
         }
     }
 }

@@ -121,7 +121,7 @@ impl<M: Machine> Learner<M> {
 
     /// With a rate for each element of the parameters that are adapted: the parameter's rate times a factor of its own.
     /// The factors are parameters from now on, as large as those, and called `rate of …`: [`Learner::names`] has them last, a
-    /// loop begins with them, and their gradients are made whatever the mode.
+    /// loop begins with them, and their gradients are made whatever the mode is, but for [`Mode::Reptile`].
     pub fn with_element_rates(mut self, machine: &M) -> Result<Self> {
         let names = self.names().take(self.adapted.len()).map(|name| format!("rate of {name}"));
         self.element_rates = Some(ElementRates::new(names, || self.like_adapted(machine))?);
@@ -171,6 +171,9 @@ impl<M: Machine> Learner<M> {
         inner: &Inner,
         mode: Mode,
     ) -> Result<Adapted> {
+        if mode == Mode::Reptile {
+            return self.reptile(machine, start, inner);
+        }
         let curved = mode.curved(inner.steps);
         // Before the last steps λ goes on as it is; the rates' gradients are made of it all the same.
         let stretches = inner.stretches(if self.learns_rates(inner) { inner.steps } else { curved });

@@ -6,6 +6,7 @@ mod implicit;
 mod inner;
 mod learner;
 mod optimiser;
+mod reptile;
 mod trainer;
 mod way;
 

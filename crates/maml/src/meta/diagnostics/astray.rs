@@ -60,8 +60,14 @@ impl<M: Machine> Learner<M> {
             self.go_on(machine, start, &inner, k, &stretches)?;
         }
         self.arrive(machine)?;
-        if let Some(found) = self.query.first_not_finite(machine, &self.on_query)? {
+        // Reptile reads no gradient of the query.
+        let nothing = self.query.plan(&[], &[]);
+        let on_query = if mode == Mode::Reptile { &nothing } else { &self.on_query };
+        if let Some(found) = self.query.first_not_finite(machine, on_query)? {
             return Ok(Some(Astray { place: Place::Query, found }));
+        }
+        if stretches.is_empty() {
+            return Ok(None);
         }
         self.take_gradients_of_query(machine)?;
         self.make_cotangents(machine, &inner)?;
