@@ -183,7 +183,10 @@ fn the_first_number_of_a_model_that_is_not_finite_is_named() {
     assert_eq!((quantity, operation), (Quantity::Value, Some("product")));
     let (quantity, _, operation, ..) = named(1e100, 1e100, 1.0);
     assert_eq!((quantity, operation), (Quantity::Value, Some("squared error")));
-    // The loss is 1e200 · (1e-3)², and its slope 1e197 · x.
+    // The slope of the loss is infinite, and so is what it is pulled back to: the first is nearest to the loss.
+    let (quantity, _, operation, ..) = named(0.7, 0.3, 1e308);
+    assert_eq!((quantity, operation), (Quantity::Gradient, Some("gelu")));
+    // The loss is about 1e200 · (1e-3)², and its slope in w 1e197 · 1e120.
     let (quantity, parameter, _, _, text) = named(1e120, 1e-123, 1e200);
     assert_eq!((quantity, parameter), (Quantity::Gradient, Some("w".to_owned())), "{text}");
     // The gradient is about (1e-3) 1e160, and its slope 1e320.

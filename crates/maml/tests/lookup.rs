@@ -90,9 +90,8 @@ fn numbers_in_f32_name_rows_too() {
     assert!(matches!(few, Err(theria_maml::Error::Elements { given: 4, expected: 5, .. })), "{few:?}");
 }
 
-/// Numbers that something is made of have a derivative of zero, not of what lies about.
 #[test]
-fn numbers_that_are_made_have_no_derivative() {
+fn numbers_that_are_made_have_a_derivative_of_zero() {
     let machine = Cpu::new(Streaming::new());
     let mut graph = Graph::new();
     let (table, made_of) = (graph.parameter("table", 3, 2), graph.parameter("made of", 5, 1));
