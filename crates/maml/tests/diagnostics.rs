@@ -7,7 +7,7 @@ use theria_jvp_hvp::Streaming;
 use theria_jvp_hvp::variant::{Variant, Varied};
 use theria_maml::graph::Quantity;
 use theria_maml::meta::{
-    Astray, Inner, Learner, Mode, Optimiser, Place, SecondOrderPath, Symmetry, hessian_symmetry,
+    Astray, Inner, Learner, Mode, Moment, Optimiser, SecondOrderPath, Symmetry, hessian_symmetry,
 };
 use theria_maml::{Error, Graph, Host, Model, ValueId};
 
@@ -208,15 +208,18 @@ fn the_first_step_of_a_loop_that_is_not_finite_is_named() {
     assert_eq!(found(RATE, Mode::Full), (false, None));
     // The first step is finite, and leads so far that scores are not.
     let (failed, astray) = found(1e200, Mode::Full);
-    let Some(Astray { place, found: spot }) = astray else { panic!("a loop went astray") };
+    let Some(Astray { moment, found: spot }) = astray else { panic!("a loop went astray") };
     assert!(failed);
-    assert_eq!((place, spot.quantity, spot.operation), (Place::Step(1), Quantity::Value, Some("attention")));
+    assert_eq!(
+        (moment, spot.quantity, spot.operation),
+        (Moment::Step(1), Quantity::Value, Some("attention"))
+    );
     assert_eq!(spot.to_string(), "the result of `attention` (value 9): 24 of 24 numbers are NaN or infinite");
     // θ itself is infinite.
     let (failed, astray) = found(f64::INFINITY, Mode::FirstOrder);
-    let Some(Astray { place, found: spot }) = astray else { panic!("a loop went astray") };
+    let Some(Astray { moment, found: spot }) = astray else { panic!("a loop went astray") };
     assert!(failed);
-    assert_eq!((place, spot.parameter.as_deref()), (Place::Step(1), Some("Wq")));
+    assert_eq!((moment, spot.parameter.as_deref()), (Moment::Step(1), Some("Wq")));
 }
 
 /// Losses of models of one parameter `w` behind data x: what the loop comes to on the query and on the way back.
@@ -230,14 +233,14 @@ fn the_query_and_the_way_back_are_looked_at_too() {
         let inner = Inner::new(2, Optimiser::Sgd, 0.1, 1);
         learner.first_not_finite(&machine, &[&begin], &inner, mode).unwrap()
     };
-    let place = |found: Option<Astray>| found.map(|astray| (astray.place, astray.found.quantity));
-    assert_eq!(place(loops((0.7, 1.0), (0.9, 1.0), Mode::Full)), None);
+    let moment = |found: Option<Astray>| found.map(|astray| (astray.moment, astray.found.quantity));
+    assert_eq!(moment(loops((0.7, 1.0), (0.9, 1.0), Mode::Full)), None);
     let far = loops((0.7, 1.0), (1e200, 1.0), Mode::Full);
-    assert_eq!(place(far), Some((Place::Query, Quantity::Value)));
+    assert_eq!(moment(far), Some((Moment::Query, Quantity::Value)));
     // λ is 1e304 or so, γ a tenth of it, and what it moves ten million times as much.
     let steep = |mode| loops((1e7, 1e-14), (1.0, 1e307), mode);
-    assert_eq!(place(steep(Mode::FirstOrder)), None);
-    assert_eq!(place(steep(Mode::Full)), Some((Place::Back(1), Quantity::Tangent)));
+    assert_eq!(moment(steep(Mode::FirstOrder)), None);
+    assert_eq!(moment(steep(Mode::Full)), Some((Moment::Back(1), Quantity::Tangent)));
 }
 
 #[test]

@@ -4,8 +4,8 @@ mod head;
 
 use theria_contract::Tensor;
 use theria_jvp_hvp::{Opaque, Streaming};
-use theria_maml::meta::{Inner, Mode, Optimiser, Outer, Trainer};
-use theria_maml::{Host, Machine, ValueId};
+use theria_maml::meta::{Inner, Learner, Mode, Optimiser, Outer, Trainer};
+use theria_maml::{Graph, Host, Machine, Model, ValueId};
 
 use head::{ADAM, Cpu, MOMENTUM, NAMES, learner, model, reference, start};
 
@@ -53,7 +53,7 @@ fn by_hand(how: (Optimiser, f64)) -> (Vec<Vec<f64>>, f64) {
     let problem = &reference()["problem"];
     let mut support = model(&machine, &problem["Xs"], &problem["Ts"]);
     let mut query = model(&machine, &problem["Xq"], &problem["Tq"]);
-    let ids = |model: &theria_maml::Model<Cpu>| -> Vec<ValueId> {
+    let ids = |model: &Model<Cpu>| -> Vec<ValueId> {
         NAMES.map(|name| model.parameters().find(|(other, _)| *other == name).unwrap().1).to_vec()
     };
     let (ids, of_query) = (ids(&support), ids(&query));
@@ -133,4 +133,39 @@ fn an_outer_step_goes_a_part_of_the_way() {
             assert_eq!(*after, before - 0.5 * back);
         }
     }
+}
+
+/// Of (w - t)², whose loop is a line of arithmetic: tasks that pull in two directions, and what lies between them.
+#[test]
+fn the_directions_of_tasks_have_their_mean() {
+    let machine = Cpu::new(Streaming::new());
+    let square = || {
+        let mut graph = Graph::new();
+        let (w, target) = (graph.parameter("w", 1, 1), graph.input(1, 1));
+        let loss = graph.squared_error(w, target, 1.0).unwrap();
+        (Model::new(&machine, graph, loss).unwrap(), target)
+    };
+    let ((support, target), (query, _)) = (square(), square());
+    let mut learner = Learner::new(&machine, support, query, &["w"]).unwrap();
+    let mut inner = Inner::new(3, Optimiser::Sgd, 0.1, 1);
+    let back = |target: f64| {
+        let w = (0..3).fold(0.7, |w, _| w - 0.1 * (2.0 * (w - target)));
+        0.7 - w
+    };
+    let tasks = [1.0, -3.5];
+    let mut to = |outer: Outer, tasks: &[f64]| {
+        let begin = Tensor::from_vec(vec![0.7], [1, 1, 1, 1]).unwrap();
+        let mut trainer = Trainer::new(&machine, vec![begin], outer).unwrap();
+        let load = |learner: &mut Learner<Cpu>, task: usize| {
+            learner.support_mut().write(&machine, target, &[tasks[task]])
+        };
+        let count = tasks.len();
+        trainer.step(&machine, &mut learner, &mut inner, Mode::Reptile, count, load).unwrap();
+        trainer.parameters()[0].data()[0]
+    };
+    let outer = Outer { optimiser: Optimiser::Sgd, rate: 0.5, clip: None };
+    let mean = f64::midpoint(back(tasks[0]), back(tasks[1]));
+    assert_eq!(to(outer, &tasks), 0.7 - 0.5 * mean);
+    assert_eq!(to(outer, &tasks[..1]), 0.7 - 0.5 * back(tasks[0]));
+    assert_ne!(to(outer, &tasks), to(outer, &tasks[..1]));
 }

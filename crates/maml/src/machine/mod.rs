@@ -1,7 +1,8 @@
 //! Where a model lives, and what it is computed by.
 //!
 //! A machine has memory, attention, and five primitives: products of matrices, functions of rows, rows of
-//! tables, updates of elements, inner products. Operations are written on these once, so that a machine that has them has every model.
+//! tables, updates of elements, inner products. Operations are written on these once, so that a machine that has them
+//! has every model.
 //!
 //! Tensors are packed here, and a matrix is its rows one after the other: what `[B, T, H, D]` is to attention is a
 //! matrix of `B·T` rows and `H·D` columns to a product.

@@ -6,8 +6,8 @@
 //! d = step(0, g)     θ⁺ = θ + a ∘ d     γ = the step's pull-back of a ∘ λ     ∂F/∂a = Σ_k λ_{k+1} ∘ d_k
 //! ```
 //!
-//! No formula of an optimiser is written twice for it. The rate of the parameter is in d: where it is 1, a are the rates, as Meta-SGD has them (Li, Zhou,
-//! Chen and Li, "Meta-SGD: Learning to learn quickly for few-shot learning", 2017).
+//! No formula of an optimiser is written twice for it. The rate of the parameter is in d: where it is 1, a are the rates, as
+//! Meta-SGD has them (Li, Zhou, Chen and Li, "Meta-SGD: Learning to learn quickly for few-shot learning", 2017).
 
 use super::optimiser::Step;
 use crate::Result;
@@ -53,26 +53,26 @@ impl<M: Machine> ElementRates<M> {
             &mut std::iter::once(&mut *way).chain(state).collect::<Vec<_>>(),
             &[gradient],
         )?;
-        machine.update(PlusProduct(1.0), &mut [theta], &[&self.factors[n], way])
+        machine.update(PlusProduct, &mut [theta], &[&self.factors[n], way])
     }
 
     /// a ∘ λ of the nth parameter.
     pub(super) fn scaled(&mut self, machine: &M, n: usize, lambda: &TensorOf<M>) -> Result<&TensorOf<M>> {
         let room = &mut self.room[n];
         machine.fill(room, 0.0)?;
-        machine.update(PlusProduct(1.0), &mut [&mut *room], &[&self.factors[n], lambda])?;
+        machine.update(PlusProduct, &mut [&mut *room], &[&self.factors[n], lambda])?;
         Ok(room)
     }
 }
 
-/// `state += weight · a ∘ b`.
+/// `state += a ∘ b`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct PlusProduct(pub(super) f64);
+struct PlusProduct;
 
 impl Update for PlusProduct {
     fn update<N: Number>(&self, state: &mut [&mut [N]], read: &[&[N]]) {
         for ((to, a), b) in state[0].iter_mut().zip(read[0]).zip(read[1]) {
-            *to += N::constant(self.0) * (*a * *b);
+            *to += *a * *b;
         }
     }
 }

@@ -77,8 +77,8 @@ fn combine<M: Machine>(
 
 impl<M: Machine> Learner<M> {
     /// Adapts, and computes the gradient as if the loop had come to rest: how far it is from that is for the caller to know.
-    /// Gradients lie where [`Learner::meta_gradient`] leaves them; those of rates are zero,
-    /// because where a loop rests does not depend on them.
+    /// Gradients lie where [`Learner::meta_gradient`] leaves them; those of rates are zero:
+    /// where a loop rests does not depend on them.
     pub fn implicit_gradient(
         &mut self,
         machine: &M,

@@ -10,7 +10,7 @@ mod reptile;
 mod trainer;
 mod way;
 
-pub use diagnostics::{Astray, Contribution, Place, SecondOrderPath, Symmetry, hessian_symmetry};
+pub use diagnostics::{Astray, Contribution, Moment, SecondOrderPath, Symmetry, hessian_symmetry};
 pub use implicit::{Solved, Solver};
 pub use inner::{Adapted, Inner, Keep, Mode};
 pub use learner::Learner;

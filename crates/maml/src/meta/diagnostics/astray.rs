@@ -7,9 +7,9 @@ use crate::graph::NotFinite;
 use crate::machine::{Machine, TensorOf};
 use crate::meta::{Inner, Keep, Learner, Mode};
 
-/// Where in a loop.
+/// When in a loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Moment {
     /// Before this step, in the gradient of the task's own loss: counted from 0.
     Step(usize),
     /// After the last step, in the gradient of the query's loss.
@@ -21,18 +21,18 @@ pub enum Place {
 /// The first number of a loop that is NaN or infinite.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Astray {
-    /// Where in the loop.
-    pub place: Place,
+    /// When in the loop.
+    pub moment: Moment,
     /// Where in the model.
     pub found: NotFinite,
 }
 
 impl fmt::Display for Astray {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.place {
-            Place::Step(k) => write!(f, "before inner step {k}: ")?,
-            Place::Query => write!(f, "on the query: ")?,
-            Place::Back(k) => write!(f, "on the way back through inner step {k}: ")?,
+        match self.moment {
+            Moment::Step(k) => write!(f, "before inner step {k}: ")?,
+            Moment::Query => write!(f, "on the query: ")?,
+            Moment::Back(k) => write!(f, "on the way back through inner step {k}: ")?,
         }
         self.found.fmt(f)
     }
@@ -55,7 +55,7 @@ impl<M: Machine> Learner<M> {
         self.begin(machine, start, &inner, &stretches)?;
         for k in 0..inner.steps {
             if let Some(found) = self.support.first_not_finite(machine, &self.on_support)? {
-                return Ok(Some(Astray { place: Place::Step(k), found }));
+                return Ok(Some(Astray { moment: Moment::Step(k), found }));
             }
             self.go_on(machine, start, &inner, k, &stretches)?;
         }
@@ -64,7 +64,7 @@ impl<M: Machine> Learner<M> {
         let nothing = self.query.plan(&[], &[]);
         let on_query = if mode == Mode::Reptile { &nothing } else { &self.on_query };
         if let Some(found) = self.query.first_not_finite(machine, on_query)? {
-            return Ok(Some(Astray { place: Place::Query, found }));
+            return Ok(Some(Astray { moment: Moment::Query, found }));
         }
         if stretches.is_empty() {
             return Ok(None);
@@ -77,7 +77,7 @@ impl<M: Machine> Learner<M> {
             self.pull_gradient(machine, &inner, place)?;
             self.go_to(machine, place)?;
             if let Some(found) = self.support.first_not_finite(machine, &self.second)? {
-                return Ok(Some(Astray { place: Place::Back(k), found }));
+                return Ok(Some(Astray { moment: Moment::Back(k), found }));
             }
             self.add_product(machine)?;
         }

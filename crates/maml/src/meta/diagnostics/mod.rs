@@ -7,7 +7,7 @@ mod astray;
 mod second_order_path;
 mod symmetry;
 
-pub use astray::{Astray, Place};
+pub use astray::{Astray, Moment};
 pub use second_order_path::{Contribution, SecondOrderPath};
 pub use symmetry::{Symmetry, hessian_symmetry};
 

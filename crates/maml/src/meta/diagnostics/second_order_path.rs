@@ -6,7 +6,8 @@
 //! error    = |g - g*| / |g*|            g* an oracle
 //! ```
 //!
-//! All norms are Euclidean, of all numbers that are meant, one after the other.
+//! All norms are Euclidean, of all numbers that are meant, one after the other. `rel_diff` over everything is that of the
+//! independent system that tests hold it against (`rel_diff_full_vs_fo` in `tests/fixtures/maml_reference.json`).
 
 use theria_contract::{Layout, Storage};
 
