@@ -49,7 +49,8 @@ pub enum Error {
     /// A parameter was given a direction by a plan in which it does not move.
     #[error("`{0}` does not move in this plan: name it among those that tangents are taken along")]
     Still(String),
-    /// A loss or a gradient is NaN or infinite.
+    /// A loss or a gradient is NaN or infinite; [`Learner::first_not_finite`](crate::meta::Learner::first_not_finite) says where
+    /// that began.
     #[error("{what} is {value} after {steps} inner steps: the loop diverges; a smaller inner rate may help")]
     Diverged {
         /// Loss or norm.

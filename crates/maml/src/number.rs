@@ -179,6 +179,11 @@ pub fn sum<N: Number>(count: usize, term: impl Fn(usize) -> N) -> N {
     (sums[0] + sums[1]) + (sums[2] + sums[3])
 }
 
+/// The index that a number of data is, from 0 below a bound; none where it is no whole number or lies outside.
+pub(crate) fn index(number: f64, bound: usize) -> Option<usize> {
+    (number >= 0.0 && number.fract() == 0.0 && number < bound as f64).then_some(number as usize)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,64 +1,16 @@
 //! Meta-gradients against those of an independent system, in f64.
 
-use serde_json::Value;
+mod head;
+
 use theria_contract::Tensor;
 use theria_jvp_hvp::{Opaque, Streaming};
 use theria_maml::meta::{Inner, Learner, Mode, Optimiser, Solved, Solver};
-use theria_maml::operation::Heads;
-use theria_maml::{Error, Graph, Host, Machine, Model};
+use theria_maml::{Error, Host};
 
-type Cpu<A = Streaming> = Host<A, f64>;
+use head::{ADAM, Cpu, MOMENTUM, NAMES, error, learner, model, numbers, reference, start};
 
-const NAMES: [&str; 4] = ["Wq", "Wk", "Wv", "Wo"];
-const SHAPES: [(usize, usize); 4] = [(5, 4), (5, 4), (5, 4), (4, 2)];
 const STEPS: usize = 3;
 const RATE: f64 = 0.3;
-
-fn reference() -> Value {
-    serde_json::from_str(include_str!("fixtures/maml_reference.json")).unwrap()
-}
-
-fn numbers(value: &Value) -> Vec<f64> {
-    match value {
-        Value::Array(all) => all.iter().flat_map(numbers).collect(),
-        other => vec![other.as_f64().unwrap()],
-    }
-}
-
-/// One head of attention between four matrices, and the mean of squared errors.
-fn model<M: Machine<Element = f64> + 'static>(machine: &M, x: &Value, target: &Value) -> Model<M> {
-    let mut graph = Graph::new();
-    let (rows, targets) = (graph.input(6, 5), graph.input(6, 2));
-    let theta: Vec<_> = NAMES
-        .iter()
-        .zip(SHAPES)
-        .map(|(name, (rows, columns))| graph.parameter(name, rows, columns))
-        .collect();
-    let [q, k, v] = [0, 1, 2].map(|n| graph.multiply(rows, theta[n]).unwrap());
-    let o = graph.attention(q, k, v, Heads::default()).unwrap();
-    let y = graph.multiply(o, theta[3]).unwrap();
-    let loss = graph.squared_error(y, targets, 1.0 / 12.0).unwrap();
-    let mut model = Model::new(machine, graph, loss).unwrap();
-    model.write(machine, rows, &numbers(x)).unwrap();
-    model.write(machine, targets, &numbers(target)).unwrap();
-    model
-}
-
-fn learner<M: Machine<Element = f64> + 'static>(machine: &M, adapted: &[&str]) -> Learner<M> {
-    let fixture = reference();
-    let problem = &fixture["problem"];
-    let support = model(machine, &problem["Xs"], &problem["Ts"]);
-    let query = model(machine, &problem["Xq"], &problem["Tq"]);
-    Learner::new(machine, support, query, adapted).unwrap()
-}
-
-fn start() -> Vec<Tensor<f64>> {
-    let fixture = reference();
-    let theta = fixture["problem"]["theta"].as_array().unwrap().iter().zip(SHAPES);
-    theta
-        .map(|(theta, (rows, columns))| Tensor::from_vec(numbers(theta), [1, 1, rows, columns]).unwrap())
-        .collect()
-}
 
 fn inner(optimiser: Optimiser, rate: f64) -> Inner {
     Inner::new(STEPS, optimiser, rate, NAMES.len()).learning_rates()
@@ -82,16 +34,6 @@ fn found(inner: &Inner, mode: Mode) -> Found {
         of_rate: learner.rate_gradients().iter().sum(),
     }
 }
-
-/// The norm of the difference, as a part of that of what is expected.
-fn error(given: &[f64], expected: &[f64]) -> f64 {
-    assert_eq!(given.len(), expected.len());
-    let norm = |all: &mut dyn Iterator<Item = f64>| all.map(|x| x * x).sum::<f64>().sqrt();
-    norm(&mut given.iter().zip(expected).map(|(a, b)| a - b)) / norm(&mut expected.iter().copied())
-}
-
-const MOMENTUM: Optimiser = Optimiser::Momentum { decay: 0.9 };
-const ADAM: Optimiser = Optimiser::Adam { first: 0.9, second: 0.999, epsilon: 1e-3 };
 
 #[test]
 fn meta_gradients_are_those_of_an_independent_system() {

@@ -68,6 +68,26 @@ fn regressed() -> Subject<Cpu<Streaming>> {
     subject(machine, graph, loss, parameters, &[])
 }
 
+/// Embeddings: a table that is looked up twice, with rows that are picked more than once and one that is not, and whose
+/// rows are read by attention and compared with others.
+fn looked_up() -> Subject<Cpu<Streaming>> {
+    let machine = Cpu::new(Streaming::new());
+    let mut graph = Graph::new();
+    let (table, other) = (graph.parameter("table", 7, 4), graph.parameter("other", 10, 4));
+    let (numbers, answers) = (graph.input(10, 1), graph.input(10, 1));
+    let words = graph.lookup(table, numbers).unwrap();
+    let placed = graph.sum(words, other).unwrap();
+    let read = graph.attention(placed, words, words, Heads { batch: 2, ..Heads::default() }).unwrap();
+    let made = graph.gelu(read);
+    let target = graph.lookup(table, answers).unwrap();
+    let loss = graph.squared_error(made, target, 0.25).unwrap();
+    let data = [
+        (numbers, vec![3.0, 0.0, 3.0, 6.0, 1.0, 1.0, 4.0, 3.0, 0.0, 2.0]),
+        (answers, vec![2.0, 2.0, 6.0, 0.0, 0.0, 3.0, 4.0, 4.0, 1.0, 2.0]),
+    ];
+    subject(machine, graph, loss, vec![table, other], &data)
+}
+
 fn subject<M: Machine<Element = f64>>(
     machine: M,
     graph: Graph<M>,
@@ -196,6 +216,17 @@ fn gelu_and_cross_entropy_behind_dense_attention() {
 #[test]
 fn relu_and_squared_error() {
     regressed().is_differentiated();
+}
+
+#[test]
+fn lookups_of_a_table() {
+    let mut subject = looked_up();
+    subject.is_differentiated();
+    // Row 5 is picked nowhere.
+    for all in [subject.gradient(0.0, 0), subject.product(0)] {
+        let rows: Vec<bool> = all[..28].chunks(4).map(|row| row.iter().any(|x| *x != 0.0)).collect();
+        assert_eq!(rows, [true, true, true, true, true, false, true]);
+    }
 }
 
 /// Derivatives of a wrong function may agree with each other: these are the functions. `target` is subtracted from what
@@ -397,6 +428,7 @@ fn shapes_that_do_not_fit_are_said() {
         graph.normalise(a, b, b, 1e-5),
         graph.squared_error(a, b, 1.0),
         graph.cross_entropy(a, b, 1.0),
+        graph.lookup(a, b),
         graph.attention(a, b, b, heads),
         graph.attention(a, a, b, Heads { batch: 3, ..heads }),
         graph.attention(a, a, a, Heads { queries: 2, ..heads }),

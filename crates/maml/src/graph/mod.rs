@@ -12,7 +12,7 @@ use crate::Result;
 use crate::machine::Machine;
 use crate::operation::{Operation, copy};
 
-pub use model::Model;
+pub use model::{Model, NotFinite, Quantity};
 pub use plan::Plan;
 
 /// A value of a graph: rows and columns of numbers.

@@ -1,5 +1,7 @@
 //! A graph with numbers: values, their tangents, their cotangents, and the tangents of these.
 
+mod finite;
+
 use std::fmt;
 
 use theria_contract::{Element, Layout, Storage, Tensor};
@@ -9,6 +11,8 @@ use super::{Graph, Node, Plan, ValueId};
 use crate::machine::{Machine, Place, Places, TensorOf};
 use crate::operation::Second;
 use crate::{Error, Result};
+
+pub use finite::{NotFinite, Quantity};
 
 /// A tensor for each value that has one.
 type Plane<M> = Vec<Option<TensorOf<M>>>;
@@ -37,6 +41,8 @@ pub struct Model<M: Machine> {
     made: Vec<bool>,
     layouts: Vec<Layout>,
     spare: Spare<M>,
+    /// Whether what is there for a while stays, for who looks for a number in it.
+    stays: bool,
     replays: Vec<Replay<M>>,
     loss: ValueId,
     primal: Plane<M>,
@@ -81,6 +87,7 @@ struct Room<'a, M: Machine> {
     spare: &'a Spare<M>,
     layouts: &'a [Layout],
     made: &'a [bool],
+    stays: bool,
 }
 
 impl<M: Machine> Room<'_, M> {
@@ -90,7 +97,7 @@ impl<M: Machine> Room<'_, M> {
 
     /// Gives back the tensor of a value that is not needed any more, if it is one for a while.
     fn give(&self, plane: &mut Plane<M>, value: ValueId) {
-        if let Some(tensor) = plane[value.0].take_if(|_| self.made[value.0]) {
+        if let Some(tensor) = plane[value.0].take_if(|_| self.made[value.0] && !self.stays) {
             self.spare.give(tensor);
         }
     }
@@ -187,7 +194,7 @@ impl<M: Machine> Model<M> {
         graph.nodes.iter().for_each(|node| made[node.output.0] = true);
         let layouts = (0..graph.values.len()).map(|n| graph.layout(ValueId(n))).collect::<Result<_>>()?;
         let (spare, replays) = (Spare::default(), Vec::new());
-        Ok(Self { graph, made, layouts, spare, replays, loss, primal, tangent, cotangent, cotangent_tangent })
+        Ok(Self { graph, made, layouts, spare, stays: false, replays, loss, primal, tangent, cotangent, cotangent_tangent })
     }
 
     /// Takes tensors that are needed for a while from where another model does. The two are never at work at once.
@@ -328,8 +335,8 @@ impl<M: Machine> Model<M> {
 
     fn pull(&mut self, machine: &M, plan: &Plan) -> Result<()> {
         let mut written = vec![false; self.graph.values.len()];
-        let Self { graph, made, layouts, spare, primal, cotangent, loss, .. } = self;
-        let room = Room { machine, spare, layouts, made };
+        let Self { graph, made, layouts, spare, stays, primal, cotangent, loss, .. } = self;
+        let room = Room { machine, spare, layouts, made, stays: *stays };
         fill_plane(graph, machine, cotangent, |n| plan.wanted[n] && !made[n])?;
         seed(&room, cotangent, *loss, &mut written)?;
         for node in graph.nodes.iter_mut().rev().filter(|node| plan.wanted[node.output.0]) {
@@ -380,8 +387,8 @@ impl<M: Machine> Model<M> {
         let (curves, firsts) = (both(&plan.wanted, &plan.curves), both(&plan.wanted, &plan.first));
         let mut written_first = vec![false; self.graph.values.len()];
         let mut written = vec![false; self.graph.values.len()];
-        let Self { graph, made, layouts, spare, primal, tangent, cotangent, cotangent_tangent, loss, .. } = self;
-        let room = Room { machine, spare, layouts, made };
+        let Self { graph, made, layouts, spare, stays, primal, tangent, cotangent, cotangent_tangent, loss, .. } = self;
+        let room = Room { machine, spare, layouts, made, stays: *stays };
         fill_plane(graph, machine, cotangent_tangent, |n| plan.wanted[n] && !made[n])?;
         fill_plane(graph, machine, cotangent, |n| firsts[n] && !made[n])?;
         if plan.first[loss.0] {
@@ -417,8 +424,8 @@ impl<M: Machine> Model<M> {
     }
 
     fn push(&mut self, machine: &M, plan: &Plan) -> Result<()> {
-        let Self { graph, made, layouts, spare, primal, tangent, loss, .. } = self;
-        let room = Room { machine, spare, layouts, made };
+        let Self { graph, made, layouts, spare, stays, primal, tangent, loss, .. } = self;
+        let room = Room { machine, spare, layouts, made, stays: *stays };
         fill_plane(graph, machine, tangent, |n| plan.moves[n] && !made[n])?;
         let read = |node: &&mut Node<M>| node.output != *loss || node.operation.reads_value();
         for node in graph.nodes.iter_mut().filter(|node| plan.moves[node.output.0]).filter(read) {

@@ -7,9 +7,9 @@ use faer::{Accum, MatMut, MatRef, Par};
 use theria_contract::{Attention, Tensor, TensorView, TensorViewMut};
 use theria_reference::Real;
 
-use super::{Machine, Place, Places, Product, Rows, Rowwise, Sweep, Update, expect};
+use super::{Machine, Picks, Place, Places, Product, Rows, Rowwise, Sweep, Update, expect};
 use crate::Result;
-use crate::number::{Dual, Number};
+use crate::number::{Dual, Number, index};
 
 /// The CPU with one of its attention backends. A call takes the thread that makes it: tasks are what threads share.
 #[derive(Clone, Copy, Debug, Default)]
@@ -225,6 +225,52 @@ where
                         *to += made.tangent;
                     }
                 }
+            }
+        }
+        Ok(())
+    }
+
+    fn gather(
+        &self,
+        picks: Picks,
+        table: &Tensor<R>,
+        indices: &Tensor<R>,
+        out: &mut Tensor<R>,
+    ) -> Result<()> {
+        let Picks { rows, columns, count } = picks;
+        expect("a table", table.data().len(), rows * columns)?;
+        expect("the indices", indices.data().len(), count)?;
+        expect("what is picked", out.data().len(), count * columns)?;
+        for (n, picked) in indices.data().iter().enumerate() {
+            let to = &mut out.data_mut()[n * columns..(n + 1) * columns];
+            match index(Number::value(*picked), rows) {
+                Some(row) => to.copy_from_slice(&table.data()[row * columns..(row + 1) * columns]),
+                None => to.fill(Number::constant(f64::NAN)),
+            }
+        }
+        Ok(())
+    }
+
+    fn scatter_add(
+        &self,
+        picks: Picks,
+        rows: &Tensor<R>,
+        indices: &Tensor<R>,
+        table: &mut Place<'_, Tensor<R>>,
+    ) -> Result<()> {
+        let Picks { rows: bound, columns, count } = picks;
+        expect("a table", table.to.data().len(), bound * columns)?;
+        expect("the indices", indices.data().len(), count)?;
+        expect("what was picked", rows.data().len(), count * columns)?;
+        if !std::mem::replace(&mut table.add, true) {
+            table.to.data_mut().fill(Number::constant(0.0));
+        }
+        // One index after the other gives every row of the table the order that a stable sort by index would.
+        for (n, picked) in indices.data().iter().enumerate() {
+            let Some(row) = index(Number::value(*picked), bound) else { continue };
+            let to = &mut table.to.data_mut()[row * columns..(row + 1) * columns];
+            for (to, from) in to.iter_mut().zip(&rows.data()[n * columns..(n + 1) * columns]) {
+                *to += *from;
             }
         }
         Ok(())

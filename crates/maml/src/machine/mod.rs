@@ -1,7 +1,8 @@
 //! Where a model lives, and what it is computed by.
 //!
-//! A machine has memory, attention, and four primitives: products of matrices, functions of rows, updates of
-//! elements, inner products. Operations are written on these once, so that a machine that has them has every model.
+//! A machine has memory, attention, and five primitives: products of matrices, functions of rows, rows of
+//! tables, updates of elements, inner products. Operations are written on these once, so that a machine that has them
+//! has every model.
 //!
 //! Tensors are packed here, and a matrix is its rows one after the other: what `[B, T, H, D]` is to attention is a
 //! matrix of `B·T` rows and `H·D` columns to a product.
@@ -153,6 +154,17 @@ impl Sweep {
     }
 }
 
+/// Rows that are picked from a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Picks {
+    /// Rows of the table.
+    pub rows: usize,
+    /// Columns of it.
+    pub columns: usize,
+    /// Rows that are picked, one after the other, some of them perhaps more than once.
+    pub count: usize,
+}
+
 /// A place for a result.
 #[derive(Debug)]
 pub struct Place<'a, T> {
@@ -262,6 +274,27 @@ pub trait Machine: Sized {
         into: &mut Places<'_, TensorOf<Self>>,
     ) -> Result<()>;
 
+    /// Rows of a table, as many as there are indices, which are whole numbers from 0. A number that names no row picks one
+    /// of NaN.
+    fn gather(
+        &self,
+        picks: Picks,
+        table: &TensorOf<Self>,
+        indices: &TensorOf<Self>,
+        out: &mut TensorOf<Self>,
+    ) -> Result<()>;
+
+    /// Adds rows to those of a table that the indices name. Each row of the table adds what falls to it one after the
+    /// other, in the order of the indices, so that the same numbers come out every time: a stable sort by index brings those
+    /// of a row together, and nothing has to be added atomically. A row whose index names none goes nowhere.
+    fn scatter_add(
+        &self,
+        picks: Picks,
+        rows: &TensorOf<Self>,
+        indices: &TensorOf<Self>,
+        table: &mut Place<'_, TensorOf<Self>>,
+    ) -> Result<()>;
+
     /// Changes tensors of one size, element by element.
     fn update<K: Update>(
         &self,
@@ -315,6 +348,6 @@ pub trait Machine: Sized {
 }
 
 /// An error unless a tensor has as many elements.
-fn expect(what: &'static str, given: usize, expected: usize) -> Result<()> {
+pub(crate) fn expect(what: &'static str, given: usize, expected: usize) -> Result<()> {
     if given == expected { Ok(()) } else { Err(Error::Elements { what, given, expected }) }
 }

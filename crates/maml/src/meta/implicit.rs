@@ -10,7 +10,8 @@
 //! be positive, or by the series of Neumann, `w = η Σ_j (1 - η (H + μ))ʲ ∇L_q`, which needs η below 2 over its largest
 //! eigenvalue. A loop of gradient descent with rate η that is truncated to R steps, at rest, gives μ w of R terms.
 
-use super::learner::{Adapted, Inner, Learner, asked_for};
+use super::inner::{Adapted, Inner};
+use super::learner::{Learner, asked_for};
 use super::optimiser::{Plus, Scaled};
 use crate::machine::{Machine, TensorOf};
 use crate::{Error, Result};
@@ -76,7 +77,8 @@ fn combine<M: Machine>(
 
 impl<M: Machine> Learner<M> {
     /// Adapts, and computes the gradient as if the loop had come to rest: how far it is from that is for the caller to know.
-    /// Gradients lie where [`Learner::meta_gradient`] leaves them; rates have none.
+    /// Gradients lie where [`Learner::meta_gradient`] leaves them; those of rates are zero:
+    /// where a loop rests does not depend on them.
     pub fn implicit_gradient(
         &mut self,
         machine: &M,
@@ -87,7 +89,8 @@ impl<M: Machine> Learner<M> {
         if inner.proximal.is_nan() || inner.proximal <= 0.0 {
             return Err(Error::NoPull { proximal: inner.proximal });
         }
-        let adapted = self.adapt_and_judge(machine, start, inner)?;
+        let adapted = self.adapt_and_judge(machine, start, inner, &[])?;
+        self.clear_rates(machine)?;
         let solved = match solver {
             Solver::ConjugateGradients { most, enough } => {
                 self.by_conjugate_gradients(machine, inner.proximal, most, enough)?

@@ -13,111 +13,38 @@
 //! itself.
 //!
 //! H γ and the mixed product come of one sweep: the tangent of the gradient along γ. What is kept of the way forward is
-//! `θ_k`, and what the optimiser remembered.
+//! `θ_k`, and what the optimiser remembered: of every step, or of a stretch of them at a time ([`Keep`](super::Keep)).
+
+use std::ops::Range;
 
 use theria_contract::{Layout, Storage};
 
-use super::Optimiser;
+use super::element_rates::ElementRates;
+pub(super) use super::inner::{Adapted, Inner, Mode};
 use super::optimiser::{Plus, PullRate, PullStep, Scaled, Step};
+use super::way::Way;
 use crate::graph::{Model, Plan, ValueId};
-use crate::machine::{Machine, TensorOf};
+use crate::machine::{Machine, TensorOf, expect};
 use crate::{Error, Result};
-
-/// The loop that adapts.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Inner {
-    /// Its steps, K.
-    pub steps: usize,
-    /// What makes a step of a gradient.
-    pub optimiser: Optimiser,
-    /// The rate of each adapted parameter.
-    pub rates: Vec<f64>,
-    /// Whether the rates have gradients, too. What they are made of is kept then.
-    pub learns_rates: bool,
-    /// The norm that the gradient is cut down to, all adapted parameters together.
-    pub clip: Option<f64>,
-    /// What of the parameter is added to its gradient, after that.
-    pub decay: f64,
-    /// What of its distance from the start is added to it: the pull of ½ proximal |θ - θ₀|².
-    pub proximal: f64,
-}
-
-impl Inner {
-    /// A loop of as many steps with one rate for as many parameters, which is not learned.
-    pub fn new(steps: usize, optimiser: Optimiser, rate: f64, parameters: usize) -> Self {
-        Self {
-            steps,
-            optimiser,
-            rates: vec![rate; parameters],
-            learns_rates: false,
-            clip: None,
-            decay: 0.0,
-            proximal: 0.0,
-        }
-    }
-
-    /// With gradients of the rates.
-    #[must_use]
-    pub fn learning_rates(mut self) -> Self {
-        self.learns_rates = true;
-        self
-    }
-
-    fn keeps_gradients(&self) -> bool {
-        self.learns_rates || self.optimiser.reads_gradient()
-    }
-}
-
-/// How much of the way is differentiated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// All of it: the gradient.
-    Full,
-    /// The last steps, as many. None is [`Mode::FirstOrder`], all are [`Mode::Full`], bit by bit.
-    Truncated(usize),
-    /// None: what was adapted counts as where it began. Asks for no rule beyond the backward.
-    FirstOrder,
-}
-
-/// What an adaptation came to.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Adapted {
-    /// The loss on the task's own data before the first step; that of the query for no steps.
-    pub before: f64,
-    /// The loss on the query after the last one.
-    pub after: f64,
-}
-
-/// What is kept of a step: for each adapted parameter `θ_k`, `g_k` as the optimiser read it where that is wanted again, and
-/// the memories after it.
-struct Kept<M: Machine> {
-    theta: Vec<TensorOf<M>>,
-    gradient: Vec<TensorOf<M>>,
-    memories: Vec<Vec<TensorOf<M>>>,
-    /// The gradient after it was cut, where it may be.
-    cut: Vec<TensorOf<M>>,
-    /// What it was multiplied by.
-    factor: f64,
-}
 
 /// A parameter in the two models of a learner.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pair {
     pub(super) support: ValueId,
-    query: ValueId,
+    pub(super) query: ValueId,
 }
 
 /// A model of a task's own data and one of its query, with the same parameters, and everything that a meta-gradient
 /// needs.
 pub struct Learner<M: Machine> {
     pub(super) support: Model<M>,
-    query: Model<M>,
+    pub(super) query: Model<M>,
     pub(super) adapted: Vec<Pair>,
     pub(super) still: Vec<Pair>,
-    on_support: Plan,
-    on_query: Plan,
+    pub(super) on_support: Plan,
+    pub(super) on_query: Plan,
     pub(super) second: Plan,
-    way: Vec<Kept<M>>,
+    pub(super) way: Way<M>,
     pub(super) lambda: Vec<TensorOf<M>>,
     of_rate: Vec<TensorOf<M>>,
     /// Of the start, by the pull to it.
@@ -125,10 +52,11 @@ pub struct Learner<M: Machine> {
     cotangents: Vec<Vec<TensorOf<M>>>,
     pub(super) of_still: Vec<TensorOf<M>>,
     rates: Vec<f64>,
+    pub(super) element_rates: Option<ElementRates<M>>,
 }
 
 /// A tensor as large as a value, for sums; zero.
-fn like<M: Machine>(machine: &M, model: &Model<M>, value: ValueId) -> Result<TensorOf<M>> {
+pub(super) fn like<M: Machine>(machine: &M, model: &Model<M>, value: ValueId) -> Result<TensorOf<M>> {
     let (rows, columns) = model.shape(value);
     Ok(machine.storage().allocate(Layout::contiguous([1, 1, rows, columns])?)?)
 }
@@ -177,18 +105,28 @@ impl<M: Machine> Learner<M> {
             on_support: support.plan(&supports(&adapted), &[]),
             on_query: query.plan(&queries, &[]),
             second: support.plan(&all, &supports(&adapted)),
-            way: Vec::new(),
+            way: Way::default(),
             lambda: tensors(&adapted)?,
             of_rate: Vec::new(),
             of_centre: Vec::new(),
             cotangents: Vec::new(),
             of_still: tensors(&still)?,
             rates: vec![0.0; adapted.len()],
+            element_rates: None,
             support,
             query,
             adapted,
             still,
         })
+    }
+
+    /// With a rate for each element of the parameters that are adapted: the parameter's rate times a factor of its own.
+    /// The factors are parameters from now on, as large as those, and called `rate of …`: [`Learner::names`] has them last, a
+    /// loop begins with them, and their gradients are made whatever the mode is, but for [`Mode::Reptile`].
+    pub fn with_element_rates(mut self, machine: &M) -> Result<Self> {
+        let names = self.names().take(self.adapted.len()).map(|name| format!("rate of {name}"));
+        self.element_rates = Some(ElementRates::new(names, || self.like_adapted(machine))?);
+        Ok(self)
     }
 
     /// The model of the task's own data, to be given them.
@@ -201,20 +139,28 @@ impl<M: Machine> Learner<M> {
         &mut self.query
     }
 
-    /// The names of parameters: those that are adapted, then the others. Gradients come in this order.
+    /// The names of parameters: those that are adapted, then the others, then rates of elements. Gradients come in this
+    /// order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let name = |pair: &Pair| self.support.parameters().find(|(_, value)| *value == pair.support);
-        self.adapted.iter().chain(&self.still).filter_map(move |pair| Some(name(pair)?.0))
+        let names = self.adapted.iter().chain(&self.still).filter_map(move |pair| Some(name(pair)?.0));
+        names.chain(self.element_rates.iter().flat_map(|rates| &rates.names).map(String::as_str))
     }
 
     /// The gradients that were computed last, in the order of [`Learner::names`].
     pub fn gradients(&self) -> impl Iterator<Item = &TensorOf<M>> {
-        self.lambda.iter().chain(&self.of_still)
+        let of_rates = self.element_rates.iter().flat_map(|rates| &rates.gradients);
+        self.lambda.iter().chain(&self.of_still).chain(of_rates)
     }
 
     /// The gradients of the rates that were computed last; zero where they were not asked for.
     pub fn rate_gradients(&self) -> &[f64] {
         &self.rates
+    }
+
+    /// States of the loop that are kept for the way back: of each, θ and what the optimiser remembered.
+    pub fn kept_states(&self) -> usize {
+        self.way.states()
     }
 
     /// Adapts from these parameters, in the order of [`Learner::names`], and computes the gradient of the loss after that
@@ -226,24 +172,27 @@ impl<M: Machine> Learner<M> {
         inner: &Inner,
         mode: Mode,
     ) -> Result<Adapted> {
-        let adapted = self.adapt_and_judge(machine, start, inner)?;
-        let steps = match mode {
-            Mode::Full => inner.steps,
-            Mode::Truncated(last) => last.min(inner.steps),
-            Mode::FirstOrder => 0,
-        };
-        self.rates.fill(0.0);
+        if mode == Mode::Reptile {
+            return self.reptile(machine, start, inner);
+        }
+        let curved = mode.curved(inner.steps);
+        // Before the last steps λ goes on as it is; the rates' gradients are made of it all the same.
+        let stretches = inner.stretches(if self.learns_rates(inner) { inner.steps } else { curved });
+        let adapted = self.adapt_and_judge(machine, start, inner, &stretches)?;
         self.make_cotangents(machine, inner)?;
-        for k in (0..inner.steps).rev() {
-            let curved = k >= inner.steps - steps;
-            // Before the last steps λ goes on as it is; the rates' gradients are made of it all the same.
-            if !curved && !inner.learns_rates {
-                break;
+        for (n, stretch) in stretches.iter().enumerate().rev() {
+            if n + 1 < stretches.len() {
+                self.make_again(machine, start, inner, (n, stretch.clone()))?;
             }
-            self.pull_step(machine, inner, k)?;
-            if curved {
-                self.pull_gradient(machine, inner, k)?;
-                self.add_hessian(machine, k)?;
+            for k in stretch.clone().rev() {
+                let place = k - stretch.start;
+                self.pull_step(machine, inner, (k, place))?;
+                if k >= inner.steps - curved {
+                    self.pull_gradient(machine, inner, place)?;
+                    self.go_to(machine, place)?;
+                    self.support.gradient_tangent(machine, &self.second)?;
+                    self.add_product(machine)?;
+                }
             }
         }
         for (lambda, of_centre) in self.lambda.iter_mut().zip(&self.of_centre) {
@@ -252,132 +201,58 @@ impl<M: Machine> Learner<M> {
         Ok(adapted)
     }
 
-    /// Adapts, and leaves the gradients of the query's loss at the last θ in λ and in those of what is not adapted.
+    /// Adapts, and leaves the gradients of the query's loss at the last θ in λ and in those of what is not adapted. What
+    /// these stretches need is kept.
     pub(super) fn adapt_and_judge(
         &mut self,
         machine: &M,
         start: &[&TensorOf<M>],
         inner: &Inner,
+        stretches: &[Range<usize>],
     ) -> Result<Adapted> {
-        let expected = self.adapted.len() + self.still.len();
-        if start.len() != expected {
-            return Err(Error::Elements { what: "a start", given: start.len(), expected });
-        }
-        if inner.rates.len() != self.adapted.len() {
-            let (given, expected) = (inner.rates.len(), self.adapted.len());
-            return Err(Error::Elements { what: "a list of inner rates", given, expected });
-        }
-        for (pair, from) in self.adapted.iter().chain(&self.still).zip(start) {
-            machine.copy(from, self.support.tensor_mut(pair.support))?;
-            machine.copy(from, self.query.tensor_mut(pair.query))?;
-        }
-        let before = self.adapt(machine, inner)?;
+        self.admit(start, inner)?;
+        let before = self.adapt(machine, start, inner, stretches)?;
         self.query.loss_and_gradient(machine, &self.on_query)?;
+        self.take_gradients_of_query(machine)?;
+        let after = finite("the query's loss", self.query.loss(machine)?, inner.steps)?;
+        Ok(Adapted { before: before.unwrap_or(after), after })
+    }
+
+    /// λ of the last θ, and the gradients of what is not adapted: those of the query's loss.
+    pub(super) fn take_gradients_of_query(&mut self, machine: &M) -> Result<()> {
         for (pair, lambda) in self.adapted.iter().zip(&mut self.lambda) {
             machine.copy(asked_for(self.query.gradient_of(pair.query)), lambda)?;
         }
         for (pair, of_still) in self.still.iter().zip(&mut self.of_still) {
             machine.copy(asked_for(self.query.gradient_of(pair.query)), of_still)?;
         }
-        let after = finite("the query's loss", self.query.loss(machine)?, inner.steps)?;
-        Ok(Adapted { before: before.unwrap_or(after), after })
+        Ok(())
     }
 
-    /// A tensor for each adapted parameter, zero.
-    pub(super) fn like_adapted(&self, machine: &M) -> Result<Vec<TensorOf<M>>> {
-        self.adapted.iter().map(|pair| like(machine, &self.support, pair.support)).collect()
+    /// An error unless there are as many tensors to start from and rates as there are parameters.
+    pub(super) fn admit(&self, start: &[&TensorOf<M>], inner: &Inner) -> Result<()> {
+        let rates = self.element_rates.as_ref().map_or(0, |rates| rates.factors.len());
+        expect("a start", start.len(), self.adapted.len() + self.still.len() + rates)?;
+        expect("a list of inner rates", inner.rates.len(), self.adapted.len())
     }
 
-    /// As many for each.
-    fn memories_like_adapted(&self, machine: &M, count: usize) -> Result<Vec<Vec<TensorOf<M>>>> {
-        let each = |pair: &Pair| (0..count).map(|_| like(machine, &self.support, pair.support)).collect();
-        self.adapted.iter().map(each).collect()
+    /// Whether any rates have gradients.
+    pub(super) fn learns_rates(&self, inner: &Inner) -> bool {
+        inner.learns_rates || self.element_rates.is_some()
     }
 
-    /// Goes all steps, keeps what is needed of them, and leaves the last θ in the model of the query.
-    fn adapt(&mut self, machine: &M, inner: &Inner) -> Result<Option<f64>> {
+    /// Gradients of rates, zero.
+    pub(super) fn clear_rates(&mut self, machine: &M) -> Result<()> {
+        self.rates.fill(0.0);
+        let of_elements = self.element_rates.iter_mut().flat_map(|rates| &mut rates.gradients);
+        of_elements.into_iter().try_for_each(|gradient| machine.fill(gradient, 0.0))
+    }
+
+    /// Cotangents of what the optimiser remembers and of rates, zero.
+    pub(super) fn make_cotangents(&mut self, machine: &M, inner: &Inner) -> Result<()> {
         let memories = inner.optimiser.memories();
-        let gradients = if inner.keeps_gradients() { self.adapted.len() } else { 0 };
-        let cuts = if inner.clip.is_some() { self.adapted.len() } else { 0 };
-        let fits = |kept: &Kept<M>| {
-            kept.gradient.len() == gradients
-                && kept.cut.len() == cuts
-                && kept.memories.iter().all(|all| all.len() == memories)
-        };
-        if !self.way.iter().all(fits) {
-            self.way.clear();
-        }
-        while self.way.len() < inner.steps {
-            let if_any = |count| if count == 0 { Ok(Vec::new()) } else { self.like_adapted(machine) };
-            self.way.push(Kept {
-                theta: self.like_adapted(machine)?,
-                gradient: if_any(gradients)?,
-                memories: self.memories_like_adapted(machine, memories)?,
-                cut: if_any(cuts)?,
-                factor: 1.0,
-            });
-        }
-        let mut before = None;
-        for k in 0..inner.steps {
-            if k == 0 {
-                self.support.loss_and_gradient(machine, &self.on_support)?;
-                before = Some(finite("the loss", self.support.loss(machine)?, k)?);
-            } else {
-                self.support.gradient(machine, &self.on_support)?;
-            }
-            self.way[k].factor = self.factor(machine, inner.clip)?;
-            for (n, pair) in self.adapted.iter().enumerate() {
-                let (earlier, rest) = self.way.split_at_mut(k);
-                let kept = &mut rest[0];
-                let (theta, gradient) = self.support.parameter_and_gradient(pair.support);
-                machine.copy(theta, &mut kept.theta[n])?;
-                if kept.factor < 1.0 {
-                    machine.update(Scaled(kept.factor), &mut [gradient], &[])?;
-                    machine.copy(gradient, &mut kept.cut[n])?;
-                }
-                if inner.decay != 0.0 {
-                    machine.update(Plus(inner.decay), &mut [gradient], &[theta])?;
-                }
-                if let Some(first) = earlier.first().filter(|_| inner.proximal != 0.0) {
-                    machine.update(Plus(inner.proximal), &mut [gradient], &[theta])?;
-                    machine.update(Plus(-inner.proximal), &mut [gradient], &[&first.theta[n]])?;
-                }
-                if let Some(kept) = kept.gradient.get_mut(n) {
-                    machine.copy(gradient, kept)?;
-                }
-                for (m, memory) in kept.memories[n].iter_mut().enumerate() {
-                    match earlier.last() {
-                        Some(last) => machine.copy(&last.memories[n][m], memory)?,
-                        None => machine.fill(memory, 0.0)?,
-                    }
-                }
-                let step = Step { optimiser: inner.optimiser, rate: inner.rates[n], number: k };
-                let mut state = vec![theta];
-                state.extend(kept.memories[n].iter_mut());
-                machine.update(step, &mut state, &[gradient])?;
-            }
-        }
-        for pair in &self.adapted {
-            machine.copy(self.support.tensor(pair.support), self.query.tensor_mut(pair.query))?;
-        }
-        Ok(before)
-    }
-
-    /// What the gradient is multiplied by to be no longer than it may.
-    fn factor(&self, machine: &M, clip: Option<f64>) -> Result<f64> {
-        let Some(most) = clip else { return Ok(1.0) };
-        let square = |pair: &Pair| {
-            let gradient = asked_for(self.support.gradient_of(pair.support));
-            machine.dot(gradient, gradient)
-        };
-        let norm = self.adapted.iter().map(square).sum::<Result<f64>>()?.sqrt();
-        Ok(if norm > most { most / norm } else { 1.0 })
-    }
-
-    /// Cotangents of what the optimiser remembers, zero; and room for those of rates.
-    fn make_cotangents(&mut self, machine: &M, inner: &Inner) -> Result<()> {
-        let memories = inner.optimiser.memories();
-        if inner.learns_rates && self.of_rate.is_empty() {
+        self.clear_rates(machine)?;
+        if self.learns_rates(inner) && self.of_rate.is_empty() {
             self.of_rate = self.like_adapted(machine)?;
         }
         if inner.proximal == 0.0 {
@@ -393,22 +268,37 @@ impl<M: Machine> Learner<M> {
     }
 
     /// `γ_k` of `λ_{k+1}`, as the direction that the support's parameters move along, and what the step adds to the
-    /// gradients of the rates.
-    fn pull_step(&mut self, machine: &M, inner: &Inner, k: usize) -> Result<()> {
-        let kept = &self.way[k];
+    /// gradients of the rates. It is kept in this place.
+    pub(super) fn pull_step(&mut self, machine: &M, inner: &Inner, (k, place): (usize, usize)) -> Result<()> {
+        let learns = self.learns_rates(inner);
+        let kept = &self.way.steps[place];
         for (n, pair) in self.adapted.iter().enumerate() {
             let step = Step { optimiser: inner.optimiser, rate: inner.rates[n], number: k };
             let of_step = kept.gradient.get(n).into_iter();
-            if inner.learns_rates {
+            let mut elements = self.element_rates.as_mut();
+            if learns {
+                let of_rate = &mut self.of_rate[n];
                 let mut read = vec![&self.lambda[n]];
                 read.extend(of_step.clone().chain(&kept.memories[n]));
-                machine.update(PullRate(step), &mut [&mut self.of_rate[n]], &read)?;
-                self.rates[n] += machine.sum(&self.of_rate[n])?;
+                machine.update(PullRate(step), &mut [&mut *of_rate], &read)?;
+                if inner.learns_rates {
+                    self.rates[n] += match &elements {
+                        Some(elements) => machine.dot(&elements.factors[n], of_rate)?,
+                        None => machine.sum(of_rate)?,
+                    };
+                }
+                if let Some(elements) = &mut elements {
+                    machine.update(Plus(step.rate), &mut [&mut elements.gradients[n]], &[of_rate])?;
+                }
             }
+            let lambda = match elements {
+                Some(elements) => elements.scaled(machine, n, &self.lambda[n])?,
+                None => &self.lambda[n],
+            };
             let gamma = self.support.direction_mut(machine, &self.second, pair.support)?;
             let mut state = vec![gamma];
             state.extend(self.cotangents[n].iter_mut());
-            let mut read = vec![&self.lambda[n]];
+            let mut read = vec![lambda];
             read.extend(of_step.filter(|_| inner.optimiser.reads_gradient()).chain(&kept.memories[n]));
             machine.update(PullStep(step), &mut state, &read)?;
         }
@@ -416,8 +306,8 @@ impl<M: Machine> Learner<M> {
     }
 
     /// The cotangent of the gradient itself, of that of what the optimiser read.
-    fn pull_gradient(&mut self, machine: &M, inner: &Inner, k: usize) -> Result<()> {
-        let kept = &self.way[k];
+    pub(super) fn pull_gradient(&mut self, machine: &M, inner: &Inner, place: usize) -> Result<()> {
+        let kept = &self.way.steps[place];
         let mut along = 0.0;
         for (n, pair) in self.adapted.iter().enumerate() {
             let gamma = self.support.direction_mut(machine, &self.second, pair.support)?;
@@ -440,12 +330,16 @@ impl<M: Machine> Learner<M> {
         Ok(())
     }
 
-    /// `λ_k` and ∂F/∂φ of `γ_k`: the tangent of the gradient at `θ_k` along it.
-    fn add_hessian(&mut self, machine: &M, k: usize) -> Result<()> {
-        for (theta, pair) in self.way[k].theta.iter().zip(&self.adapted) {
+    /// Back to the θ that is kept in this place.
+    pub(super) fn go_to(&mut self, machine: &M, place: usize) -> Result<()> {
+        for (theta, pair) in self.way.steps[place].theta.iter().zip(&self.adapted) {
             machine.copy(theta, self.support.tensor_mut(pair.support))?;
         }
-        self.support.gradient_tangent(machine, &self.second)?;
+        Ok(())
+    }
+
+    /// `λ_k` and ∂F/∂φ of `γ_k`: the tangent of the gradient along it, which is there.
+    pub(super) fn add_product(&mut self, machine: &M) -> Result<()> {
         let sums = self.adapted.iter().zip(&mut self.lambda).chain(self.still.iter().zip(&mut self.of_still));
         for (pair, sum) in sums {
             machine.update(
@@ -464,6 +358,6 @@ pub(super) fn asked_for<T>(made: Option<&T>) -> &T {
     made
 }
 
-fn finite(what: &'static str, value: f64, steps: usize) -> Result<f64> {
+pub(super) fn finite(what: &'static str, value: f64, steps: usize) -> Result<f64> {
     if value.is_finite() { Ok(value) } else { Err(Error::Diverged { what, value, steps }) }
 }

@@ -292,7 +292,7 @@ impl Update for Scaled {
 }
 
 /// The texts of all changes.
-pub(crate) fn sources() -> Vec<Source> {
+pub(super) fn sources() -> Vec<Source> {
     let optimisers = [Optimiser::Sgd, Optimiser::Momentum { decay: 0.0 }, Optimiser::ADAM];
     let steps = optimisers.map(|optimiser| Step { optimiser, rate: 0.0, number: 0 });
     let of_step = |step: Step| [step.cuda(), PullStep(step).cuda(), PullRate(step).cuda()];

@@ -4,7 +4,7 @@ use theria_gpu_fwd::Source;
 
 use crate::graph::{Graph, ValueId};
 use crate::machine::{Follow, Machine, Rowwise, kernel_source};
-use crate::number::{Number, sum};
+use crate::number::{Number, index, sum};
 use crate::{Error, Result};
 
 /// `weight · Σ (y - target)²`.
@@ -56,8 +56,7 @@ impl CrossEntropy {
 
     /// The class of a row; none if the number names none, and the loss is NaN.
     fn class<N: Number>(x: &[&[N]]) -> Option<usize> {
-        let class = x[1][0].value();
-        (class >= 0.0 && class.fract() == 0.0 && class < x[0].len() as f64).then_some(class as usize)
+        index(x[1][0].value(), x[0].len())
     }
 }
 

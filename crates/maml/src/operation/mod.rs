@@ -4,6 +4,7 @@
 //! the same lines on dual numbers. Products and attention say their rules themselves.
 
 mod attention;
+mod lookup;
 mod losses;
 mod mapped;
 mod multiply;

@@ -15,6 +15,7 @@ mod dot;
 mod elements;
 mod factors;
 mod gather;
+mod lookup;
 mod rows;
 
 use std::fmt;
@@ -24,13 +25,14 @@ use theria_contract::{Attention, Checks, Layout, Scalar, Storage};
 use theria_gpu_fwd::{Address, Blas, Cuda, CudaTensor, CudaView, CudaViewMut, Graph, KernelSpec, Library, Spec};
 use theria_reference::Real;
 
-use super::{Machine, Place, Places, Product, Rowwise, Sweep, Update, expect};
+use super::{Machine, Picks, Place, Places, Product, Rowwise, Sweep, Update, expect};
 use crate::Result;
 use crate::number::Number;
 use dot::DotKernel;
 use elements::{CastKernel, ElementKernel};
 use factors::{RoundKernel, Spare};
 use gather::GatherKernel;
+use lookup::LookupKernel;
 use rows::{RowKernel, Rule};
 
 pub use attended::Attended;
@@ -40,7 +42,7 @@ pub use factors::Factors;
 pub fn kernels() -> Vec<KernelSpec> {
     let rows = rows::all().map(|spec| spec.kernel());
     let elements = elements::all().map(|spec| spec.kernel()).chain(elements::all_casts().map(|spec| spec.kernel()));
-    let rounds = factors::all().map(|spec| spec.kernel());
+    let rounds = factors::all().map(|spec| spec.kernel()).chain(lookup::all().map(|spec| spec.kernel()));
     let sums = gather::all().map(|spec| spec.kernel()).chain(dot::all().map(|spec| spec.kernel()));
     rows.chain(elements).chain(rounds).chain(sums).collect()
 }
@@ -77,6 +79,7 @@ struct Shared<R> {
     rounds: Library<RoundKernel>,
     spare: Spare,
     dots: Library<DotKernel>,
+    lookups: Library<LookupKernel>,
     /// Sums of warps, before they are added up. Work on a device is done in order, so one is enough.
     sums: CudaTensor<R>,
     /// Sums of blocks, and their sum.
@@ -118,6 +121,7 @@ where
             rounds: Library::new(device()),
             spare: Spare::default(),
             dots: Library::new(device()),
+            lookups: Library::new(device()),
             sums: cuda.allocate(line(rows::SUMS)?)?,
             dot_parts: cuda.allocate(line(dot::BLOCKS)?)?,
             dot_whole: cuda.allocate(line(1)?)?,
@@ -246,6 +250,29 @@ where
         call.read(x, x_tangent)?;
         call.pull(g, g_tangent, into)?;
         call.launch()
+    }
+
+    fn gather(
+        &self,
+        picks: Picks,
+        table: &CudaTensor<R>,
+        indices: &CudaTensor<R>,
+        out: &mut CudaTensor<R>,
+    ) -> Result<()> {
+        self.look_up(picks, false, indices, table, out)
+    }
+
+    fn scatter_add(
+        &self,
+        picks: Picks,
+        rows: &CudaTensor<R>,
+        indices: &CudaTensor<R>,
+        table: &mut Place<'_, CudaTensor<R>>,
+    ) -> Result<()> {
+        if !std::mem::replace(&mut table.add, true) {
+            self.fill(table.to, 0.0)?;
+        }
+        self.look_up(picks, true, indices, rows, table.to)
     }
 
     fn update<K: Update>(

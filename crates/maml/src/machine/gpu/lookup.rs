@@ -1,0 +1,92 @@
+//! Rows of tables.
+
+use theria_contract::{Attention, DType};
+use theria_gpu_fwd::{Cuda, CudaTensor, KernelSpec, Source, Spec};
+use theria_reference::Real;
+
+use super::rows::{instance_name, real_name};
+use super::{Attended, Gpu, on_device, view};
+use crate::machine::{Picks, kernel_source};
+use crate::number::Number;
+use crate::{Error, Result};
+
+const SOURCE: Source = kernel_source!("lookup.cu");
+const WARP: usize = 32;
+/// Warps of a block.
+const WARPS: usize = 4;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct LookupKernel {
+    real: DType,
+}
+
+/// Every instance.
+pub(super) fn all() -> impl Iterator<Item = LookupKernel> {
+    [DType::F32, DType::F64].into_iter().map(|real| LookupKernel { real })
+}
+
+/// `Lookup` of `lookup.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parameters {
+    numbers: u64,
+    from: u64,
+    to: u64,
+    rows: i32,
+    columns: i32,
+    count: i32,
+    adds: i32,
+}
+
+const _: () = assert!(size_of::<Parameters>() == 40);
+
+// SAFETY: `Parameters` is the struct `Lookup` of lookup.cu, which touches what it names, after it waited for the launches
+// ahead.
+unsafe impl Spec for LookupKernel {
+    type Parameters = Parameters;
+
+    fn kernel(&self) -> KernelSpec {
+        KernelSpec {
+            name: instance_name(SOURCE, "", self.real),
+            source: SOURCE,
+            defines: vec![("THERIA_REAL", real_name(self.real).into())],
+            threads: (WARPS * WARP) as u32,
+            shared: 0,
+        }
+    }
+}
+
+impl<A, R, E> Gpu<A, R, E>
+where
+    A: Attention<E, Storage = Cuda>,
+    R: Real + Number,
+    E: Attended<R>,
+{
+    /// Picks rows of the table `from`, or adds rows to those of the table `to`.
+    pub(super) fn look_up(
+        &self,
+        picks: Picks,
+        adds: bool,
+        numbers: &CudaTensor<R>,
+        from: &CudaTensor<R>,
+        to: &mut CudaTensor<R>,
+    ) -> Result<()> {
+        let Picks { rows, columns, count } = picks;
+        let (table, picked) = (rows * columns, count * columns);
+        let (of_from, of_to) = if adds { (picked, table) } else { (table, picked) };
+        let number = |n: usize| i32::try_from(n).map_err(|_| Error::LargeSweep { operands: 2, most: n });
+        let parameters = Parameters {
+            numbers: self.address("the indices", &view(numbers), count)?,
+            from: self.address("rows that are read", &view(from), of_from)?,
+            to: self.address("rows that are written", &view(to), of_to)?,
+            rows: number(rows)?,
+            columns: number(columns)?,
+            count: number(count)?,
+            adds: i32::from(adds),
+        };
+        let (spec, blocks) = (LookupKernel { real: R::DTYPE }, count.div_ceil(WARPS));
+        // SAFETY: `address` held all three against the picks and the device, what is written is borrowed by nobody else,
+        // and whatever is asked of the device later comes after it. A number names a row of the table or none.
+        on_device(unsafe { self.shared.lookups.launch(spec, blocks, &parameters) })
+    }
+}

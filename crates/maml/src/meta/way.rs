@@ -1,0 +1,267 @@
+//! The way forward: the steps of the loop, and what is kept of them for the way back.
+
+use std::ops::Range;
+
+use super::inner::Inner;
+use super::learner::{Learner, Pair, asked_for, finite, like};
+use super::optimiser::{Plus, Scaled, Step};
+use crate::Result;
+use crate::machine::{Machine, TensorOf};
+
+/// What is kept of a step: for each adapted parameter `θ_k`, `g_k` as the optimiser read it where that is wanted again, and
+/// the memories after it.
+pub(super) struct Kept<M: Machine> {
+    pub(super) theta: Vec<TensorOf<M>>,
+    pub(super) gradient: Vec<TensorOf<M>>,
+    pub(super) memories: Vec<Vec<TensorOf<M>>>,
+    /// The gradient after it was cut, where it may be.
+    pub(super) cut: Vec<TensorOf<M>>,
+    /// What it was multiplied by.
+    pub(super) factor: f64,
+}
+
+/// Where a stretch of steps begins: θ and the memories before its first one.
+struct State<M: Machine> {
+    theta: Vec<TensorOf<M>>,
+    memories: Vec<Vec<TensorOf<M>>>,
+}
+
+/// What there is of the way forward.
+pub(super) struct Way<M: Machine> {
+    /// The steps of the stretch that is pulled back.
+    pub(super) steps: Vec<Kept<M>>,
+    /// The beginnings of the stretches before it.
+    states: Vec<State<M>>,
+    /// What the optimiser remembers now.
+    memories: Vec<Vec<TensorOf<M>>>,
+}
+
+impl<M: Machine> Default for Way<M> {
+    fn default() -> Self {
+        Self { steps: Vec::new(), states: Vec::new(), memories: Vec::new() }
+    }
+}
+
+impl<M: Machine> Way<M> {
+    /// States of the loop that are held: those of steps, and beginnings of stretches.
+    pub(super) fn states(&self) -> usize {
+        self.steps.len() + self.states.len()
+    }
+}
+
+/// Copies of tensors over others.
+fn assign<M: Machine>(machine: &M, from: &[TensorOf<M>], to: &mut [TensorOf<M>]) -> Result<()> {
+    from.iter().zip(to).try_for_each(|(from, to)| machine.copy(from, to))
+}
+
+impl<M: Machine> Learner<M> {
+    /// Goes all steps, keeps what these stretches need of them, and leaves the last θ in the model of the query.
+    pub(super) fn adapt(
+        &mut self,
+        machine: &M,
+        start: &[&TensorOf<M>],
+        inner: &Inner,
+        stretches: &[Range<usize>],
+    ) -> Result<Option<f64>> {
+        self.begin(machine, start, inner, stretches)?;
+        let mut before = None;
+        for k in 0..inner.steps {
+            if k == 0 {
+                self.support.loss_and_gradient(machine, &self.on_support)?;
+                before = Some(finite("the loss", self.support.loss(machine)?, k)?);
+            } else {
+                self.support.gradient(machine, &self.on_support)?;
+            }
+            self.go_on(machine, start, inner, k, stretches)?;
+        }
+        self.arrive(machine)?;
+        Ok(before)
+    }
+
+    /// Goes to the start, and makes room for what these stretches need.
+    pub(super) fn begin(
+        &mut self,
+        machine: &M,
+        start: &[&TensorOf<M>],
+        inner: &Inner,
+        stretches: &[Range<usize>],
+    ) -> Result<()> {
+        for (pair, from) in self.adapted.iter().chain(&self.still).zip(start) {
+            machine.copy(from, self.support.tensor_mut(pair.support))?;
+            machine.copy(from, self.query.tensor_mut(pair.query))?;
+        }
+        if let Some(rates) = &mut self.element_rates {
+            let given = start.iter().skip(self.adapted.len() + self.still.len());
+            given.zip(&mut rates.factors).try_for_each(|(from, to)| machine.copy(from, to))?;
+        }
+        self.make_room(machine, inner, stretches)?;
+        self.way.memories.iter_mut().flatten().try_for_each(|memory| machine.fill(memory, 0.0))
+    }
+
+    /// Step k, whose gradient is there, with what these stretches need of it.
+    pub(super) fn go_on(
+        &mut self,
+        machine: &M,
+        start: &[&TensorOf<M>],
+        inner: &Inner,
+        k: usize,
+        stretches: &[Range<usize>],
+    ) -> Result<()> {
+        let Some((last, earlier)) = stretches.split_last() else {
+            return self.step(machine, start, inner, k, None);
+        };
+        if let Some(n) = earlier.iter().position(|stretch| stretch.start == k) {
+            self.keep_state(machine, n)?;
+        }
+        let place = last.contains(&k).then(|| k - last.start);
+        self.step(machine, start, inner, k, place)
+    }
+
+    /// Leaves θ in the model of the query.
+    pub(super) fn arrive(&mut self, machine: &M) -> Result<()> {
+        for pair in &self.adapted {
+            machine.copy(self.support.tensor(pair.support), self.query.tensor_mut(pair.query))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the nth stretch again, and keeps its steps.
+    pub(super) fn make_again(
+        &mut self,
+        machine: &M,
+        start: &[&TensorOf<M>],
+        inner: &Inner,
+        (n, stretch): (usize, Range<usize>),
+    ) -> Result<()> {
+        let Way { states, memories, .. } = &mut self.way;
+        for (pair, theta) in self.adapted.iter().zip(&states[n].theta) {
+            machine.copy(theta, self.support.tensor_mut(pair.support))?;
+        }
+        for (from, to) in states[n].memories.iter().zip(memories) {
+            assign(machine, from, to)?;
+        }
+        for k in stretch.clone() {
+            self.support.gradient(machine, &self.on_support)?;
+            self.step(machine, start, inner, k, Some(k - stretch.start))?;
+        }
+        Ok(())
+    }
+
+    fn keep_state(&mut self, machine: &M, n: usize) -> Result<()> {
+        let Way { states, memories, .. } = &mut self.way;
+        for (pair, theta) in self.adapted.iter().zip(&mut states[n].theta) {
+            machine.copy(self.support.tensor(pair.support), theta)?;
+        }
+        for (from, to) in memories.iter().zip(&mut states[n].memories) {
+            assign(machine, from, to)?;
+        }
+        Ok(())
+    }
+
+    /// Step k, whose gradient is there; what the way back needs of it is kept in a place, where there is one.
+    fn step(
+        &mut self,
+        machine: &M,
+        start: &[&TensorOf<M>],
+        inner: &Inner,
+        k: usize,
+        place: Option<usize>,
+    ) -> Result<()> {
+        let factor = self.factor(machine, inner.clip)?;
+        let Way { steps, memories, .. } = &mut self.way;
+        let mut kept = place.map(|place| &mut steps[place]);
+        if let Some(kept) = &mut kept {
+            kept.factor = factor;
+        }
+        for (n, pair) in self.adapted.iter().enumerate() {
+            let (theta, gradient) = self.support.parameter_and_gradient(pair.support);
+            if let Some(kept) = &mut kept {
+                machine.copy(theta, &mut kept.theta[n])?;
+            }
+            if factor < 1.0 {
+                machine.update(Scaled(factor), &mut [gradient], &[])?;
+                if let Some(kept) = &mut kept {
+                    machine.copy(gradient, &mut kept.cut[n])?;
+                }
+            }
+            if inner.decay != 0.0 {
+                machine.update(Plus(inner.decay), &mut [gradient], &[theta])?;
+            }
+            if k > 0 && inner.proximal != 0.0 {
+                machine.update(Plus(inner.proximal), &mut [gradient], &[theta])?;
+                machine.update(Plus(-inner.proximal), &mut [gradient], &[start[n]])?;
+            }
+            if let Some(kept) = kept.as_mut().and_then(|kept| kept.gradient.get_mut(n)) {
+                machine.copy(gradient, kept)?;
+            }
+            let step = Step { optimiser: inner.optimiser, rate: inner.rates[n], number: k };
+            let mut state = vec![theta];
+            state.extend(memories[n].iter_mut());
+            match &mut self.element_rates {
+                Some(rates) => rates.step(machine, n, step, state, gradient)?,
+                None => machine.update(step, &mut state, &[gradient])?,
+            }
+            if let Some(kept) = &mut kept {
+                assign(machine, &memories[n], &mut kept.memories[n])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the gradient is multiplied by to be no longer than it may.
+    fn factor(&self, machine: &M, clip: Option<f64>) -> Result<f64> {
+        let Some(most) = clip else { return Ok(1.0) };
+        let square = |pair: &Pair| {
+            let gradient = asked_for(self.support.gradient_of(pair.support));
+            machine.dot(gradient, gradient)
+        };
+        let norm = self.adapted.iter().map(square).sum::<Result<f64>>()?.sqrt();
+        Ok(if norm > most { most / norm } else { 1.0 })
+    }
+
+    /// Room for what these stretches need. What an earlier loop kept beyond it goes; where nothing is needed it stays.
+    fn make_room(&mut self, machine: &M, inner: &Inner, stretches: &[Range<usize>]) -> Result<()> {
+        let memories = inner.optimiser.memories();
+        if self.way.memories.first().is_none_or(|all| all.len() != memories) {
+            self.way.memories = self.memories_like_adapted(machine, memories)?;
+        }
+        let Some(first) = stretches.first() else { return Ok(()) };
+        let keeps_gradients = self.learns_rates(inner) || inner.optimiser.reads_gradient();
+        let gradients = if keeps_gradients { self.adapted.len() } else { 0 };
+        let cuts = if inner.clip.is_some() { self.adapted.len() } else { 0 };
+        let as_many = |all: &Vec<Vec<TensorOf<M>>>| all.iter().all(|all| all.len() == memories);
+        let fits = |kept: &Kept<M>| {
+            kept.gradient.len() == gradients && kept.cut.len() == cuts && as_many(&kept.memories)
+        };
+        self.way.steps.retain(fits);
+        self.way.steps.truncate(first.len());
+        while self.way.steps.len() < first.len() {
+            let if_any = |count| if count == 0 { Ok(Vec::new()) } else { self.like_adapted(machine) };
+            self.way.steps.push(Kept {
+                theta: self.like_adapted(machine)?,
+                gradient: if_any(gradients)?,
+                memories: self.memories_like_adapted(machine, memories)?,
+                cut: if_any(cuts)?,
+                factor: 1.0,
+            });
+        }
+        self.way.states.retain(|state| as_many(&state.memories));
+        self.way.states.truncate(stretches.len() - 1);
+        while self.way.states.len() < stretches.len() - 1 {
+            let memories = self.memories_like_adapted(machine, memories)?;
+            self.way.states.push(State { theta: self.like_adapted(machine)?, memories });
+        }
+        Ok(())
+    }
+
+    /// A tensor for each adapted parameter, zero.
+    pub(super) fn like_adapted(&self, machine: &M) -> Result<Vec<TensorOf<M>>> {
+        self.adapted.iter().map(|pair| like(machine, &self.support, pair.support)).collect()
+    }
+
+    /// As many for each.
+    pub(super) fn memories_like_adapted(&self, machine: &M, count: usize) -> Result<Vec<Vec<TensorOf<M>>>> {
+        let each = |pair: &Pair| (0..count).map(|_| like(machine, &self.support, pair.support)).collect();
+        self.adapted.iter().map(each).collect()
+    }
+}
