@@ -8,10 +8,10 @@ use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
+use cudarc::cublas::result::{self, CublasError};
 use cudarc::cublas::sys::{
     self, cublasComputeType_t, cublasGemmAlgo_t, cublasHandle_t, cublasOperation_t, cudaDataType,
 };
-use cudarc::cublas::result::{self, CublasError};
 use theria_contract::{DType, Element};
 
 use crate::buffer::Buffer;
@@ -144,7 +144,11 @@ impl Blas {
             return Err(Error::OtherDevice { what });
         }
         let (given, span) = (view.layout().len(), view.layout().span());
-        if given == needed && span == needed { Ok(()) } else { Err(Error::NotPacked { what, given, span, needed }) }
+        if given == needed && span == needed {
+            Ok(())
+        } else {
+            Err(Error::NotPacked { what, given, span, needed })
+        }
     }
 }
 
@@ -201,9 +205,8 @@ impl Call {
             _ => return Err(Error::ProductTypes { factor, made }),
         };
         // The library refuses a stride of zero, even where there is nothing to step over.
-        let stride = |transposed, along: usize, across: usize| {
-            number(if transposed { across } else { along }.max(1))
-        };
+        let stride =
+            |transposed, along: usize, across: usize| number(if transposed { across } else { along }.max(1));
         Ok(Self {
             a: operation(a_transposed),
             b: operation(b_transposed),
@@ -261,9 +264,10 @@ mod tests {
             let call = Call::new(product, (DType::F64, DType::F64), true).unwrap();
             let a: Vec<f64> = (0..rows * inner).map(number).collect();
             let b: Vec<f64> = (0..inner * columns).map(|n| number(n + 3)).collect();
-            let entry = |data: &[f64], transposed, (i, j): (usize, usize), (rows, columns): (usize, usize)| {
-                data[if transposed { j * rows + i } else { i * columns + j }]
-            };
+            let entry =
+                |data: &[f64], transposed, (i, j): (usize, usize), (rows, columns): (usize, usize)| {
+                    data[if transposed { j * rows + i } else { i * columns + j }]
+                };
             let made = by_columns(&call, &b, &a);
             for (i, j) in (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j))) {
                 let expected: f64 = (0..inner)
@@ -282,7 +286,10 @@ mod tests {
     fn a_product_that_the_library_cannot_count_is_refused() {
         let product =
             Multiplied { rows: 1 << 31, inner: 1, columns: 1, a_transposed: false, b_transposed: false };
-        assert!(matches!(Call::new(product, (DType::F32, DType::F32), false), Err(Error::LargeProduct { .. })));
+        assert!(matches!(
+            Call::new(product, (DType::F32, DType::F32), false),
+            Err(Error::LargeProduct { .. })
+        ));
     }
 
     #[test]

@@ -44,7 +44,9 @@ pub enum Error {
         needed: usize,
     },
     /// Factors and a product whose types do not go together.
-    #[error("a product in {made} of factors in {factor}: it is in their type, or in f32 where they have 16 bits")]
+    #[error(
+        "a product in {made} of factors in {factor}: it is in their type, or in f32 where they have 16 bits"
+    )]
     ProductTypes {
         /// The type of the factors.
         factor: DType,

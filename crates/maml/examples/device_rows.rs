@@ -65,7 +65,13 @@ struct Found {
     same_bits: bool,
 }
 
-fn measure<M: Machine + 'static>(machine: &M, shape: Shape, mode: Mode, runs: usize, free: impl Fn() -> usize) -> Result<Found> {
+fn measure<M: Machine + 'static>(
+    machine: &M,
+    shape: Shape,
+    mode: Mode,
+    runs: usize,
+    free: impl Fn() -> usize,
+) -> Result<Found> {
     let before = free();
     let begin = shape.transformer().begin();
     let names: Vec<&str> = begin.iter().map(|begin| begin.name.as_str()).collect();
@@ -73,7 +79,10 @@ fn measure<M: Machine + 'static>(machine: &M, shape: Shape, mode: Mode, runs: us
     let mut learner = Learner::new(machine, support, query, &names)?;
     let order: Vec<String> = learner.names().map(str::to_owned).collect();
     let start = order.iter().map(|name| -> Result<TensorOf<M>> {
-        let at = begin.iter().position(|begin| begin.name == *name).unwrap_or_else(|| unreachable!("it is the model's"));
+        let at = begin
+            .iter()
+            .position(|begin| begin.name == *name)
+            .unwrap_or_else(|| unreachable!("it is the model's"));
         let (rows, columns) = begin[at].shape;
         let numbers = normal(100 + at as u32, rows * columns, begin[at].size, begin[at].offset);
         Ok(machine.storage().upload(&Tensor::from_vec(numbers, [1, 1, rows, columns])?)?)
@@ -116,7 +125,13 @@ fn error(given: &[f64], expected: &[f64]) -> f64 {
 }
 
 /// A line for a machine on the device.
-fn line<A, R, E>(name: &str, gpu: &Gpu<A, R, E>, shape: Shape, oracle: Option<&[f64]>, runs: usize) -> Result<Vec<f64>>
+fn line<A, R, E>(
+    name: &str,
+    gpu: &Gpu<A, R, E>,
+    shape: Shape,
+    oracle: Option<&[f64]>,
+    runs: usize,
+) -> Result<Vec<f64>>
 where
     Gpu<A, R, E>: Machine<Element = R, Storage = Cuda> + 'static,
     A: Attention<E, Storage = Cuda>,
@@ -157,7 +172,13 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     line("cuda-fused f32", &Gpu::<_, f32>::new(fused())?, small, Some(&oracle), 1)?;
     let mixed = |precision| -> Result<_> { Ok(Gpu::<_, f32, bf16>::new(fused())?.with_products(precision)) };
     for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
-        line(&format!("cuda-fused bf16, products {precision:?}"), &mixed(precision)?, small, Some(&oracle), 1)?;
+        line(
+            &format!("cuda-fused bf16, products {precision:?}"),
+            &mixed(precision)?,
+            small,
+            Some(&oracle),
+            1,
+        )?;
     }
     let exact = if shape.tokens <= 4096 {
         Some(line("cuda-fused f32", &Gpu::<_, f32>::new(fused())?, shape, None, RUNS)?)
@@ -165,7 +186,13 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         None
     };
     for precision in [Precision::Tf32, Precision::Bf16] {
-        line(&format!("cuda-fused bf16, products {precision:?}"), &mixed(precision)?, shape, exact.as_deref(), RUNS)?;
+        line(
+            &format!("cuda-fused bf16, products {precision:?}"),
+            &mixed(precision)?,
+            shape,
+            exact.as_deref(),
+            RUNS,
+        )?;
     }
     Ok(())
 }

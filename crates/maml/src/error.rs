@@ -103,7 +103,9 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A function of rows is larger than a launch on a device counts.
-    #[error("a function of {operands} operands and {most} rows or columns is larger than a launch counts: at most 3, and 2³¹ - 1")]
+    #[error(
+        "a function of {operands} operands and {most} rows or columns is larger than a launch counts: at most 3, and 2³¹ - 1"
+    )]
     LargeSweep {
         /// Its operands.
         operands: usize,
@@ -111,12 +113,22 @@ pub enum Error {
         most: usize,
     },
     /// A function of rows adds up rows in two ways at once.
-    #[error("a function of rows adds rows up as {one:?} and as {other:?} in one launch: ask for one of them at a time")]
+    #[error(
+        "a function of rows adds rows up as {one:?} and as {other:?} in one launch: ask for one of them at a time"
+    )]
     SharedTwice {
         /// One way.
         one: Follow,
         /// The other.
         other: Follow,
+    },
+    /// Changes that are asked for together are of two kinds.
+    #[error("changes of two kinds, {one} and {other}, in one launch: ask for each kind apart")]
+    MixedChanges {
+        /// One kind.
+        one: &'static str,
+        /// The other.
+        other: &'static str,
     },
     /// A step over no tasks has no gradient.
     #[error("an outer step was asked for with no tasks; it needs one at least")]

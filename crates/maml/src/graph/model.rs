@@ -81,6 +81,18 @@ fn at<M: Machine>(plane: &Plane<M>, value: ValueId) -> &TensorOf<M> {
     tensor
 }
 
+/// The tensors of several values that have one.
+fn pick_mut<'a, M: Machine>(plane: &'a mut Plane<M>, values: &[ValueId]) -> Vec<&'a mut TensorOf<M>> {
+    let mut all: Vec<_> = plane.iter_mut().map(Option::as_mut).collect();
+    let pick = |value: &ValueId| {
+        let Some(tensor) = all[value.0].take() else {
+            unreachable!("the plan has made it, and it is asked for once")
+        };
+        tensor
+    };
+    values.iter().map(pick).collect()
+}
+
 /// Where tensors for a while come from, and go to.
 struct Room<'a, M: Machine> {
     machine: &'a M,
@@ -194,7 +206,19 @@ impl<M: Machine> Model<M> {
         graph.nodes.iter().for_each(|node| made[node.output.0] = true);
         let layouts = (0..graph.values.len()).map(|n| graph.layout(ValueId(n))).collect::<Result<_>>()?;
         let (spare, replays) = (Spare::default(), Vec::new());
-        Ok(Self { graph, made, layouts, spare, stays: false, replays, loss, primal, tangent, cotangent, cotangent_tangent })
+        Ok(Self {
+            graph,
+            made,
+            layouts,
+            spare,
+            stays: false,
+            replays,
+            loss,
+            primal,
+            tangent,
+            cotangent,
+            cotangent_tangent,
+        })
     }
 
     /// Takes tensors that are needed for a while from where another model does. The two are never at work at once.
@@ -250,13 +274,17 @@ impl<M: Machine> Model<M> {
         self.cotangent[value.0].as_ref()
     }
 
-    /// A parameter and the gradient that was computed last, to be changed.
-    pub(crate) fn parameter_and_gradient(&mut self, value: ValueId) -> (&mut TensorOf<M>, &mut TensorOf<M>) {
-        let (Some(parameter), Some(gradient)) = (&mut self.primal[value.0], &mut self.cotangent[value.0])
-        else {
-            unreachable!("the plan has made it")
-        };
-        (parameter, gradient)
+    /// Tensors of parameters, to be written.
+    pub(crate) fn tensors_mut(&mut self, values: &[ValueId]) -> Vec<&mut TensorOf<M>> {
+        pick_mut::<M>(&mut self.primal, values)
+    }
+
+    /// Parameters and the gradients that were computed last, to be changed.
+    pub(crate) fn parameters_and_gradients(
+        &mut self,
+        values: &[ValueId],
+    ) -> (Vec<&mut TensorOf<M>>, Vec<&mut TensorOf<M>>) {
+        (pick_mut::<M>(&mut self.primal, values), pick_mut::<M>(&mut self.cotangent, values))
     }
 
     /// The tangent of the gradient that was computed last; none of what no plan asked for.
@@ -364,13 +392,30 @@ impl<M: Machine> Model<M> {
     }
 
     /// The direction of a parameter that moves, to be written before [`Model::gradient_tangent`].
-    pub(crate) fn direction_mut(&mut self, machine: &M, plan: &Plan, value: ValueId) -> Result<&mut TensorOf<M>> {
+    pub(crate) fn direction_mut(
+        &mut self,
+        machine: &M,
+        plan: &Plan,
+        value: ValueId,
+    ) -> Result<&mut TensorOf<M>> {
+        let mut all = self.directions_mut(machine, plan, &[value])?;
+        let Some(direction) = all.pop() else { unreachable!("as many as were asked for") };
+        Ok(direction)
+    }
+
+    /// Those of several.
+    pub(crate) fn directions_mut(
+        &mut self,
+        machine: &M,
+        plan: &Plan,
+        values: &[ValueId],
+    ) -> Result<Vec<&mut TensorOf<M>>> {
+        if let Some(still) = values.iter().find(|value| !plan.moves[value.0]) {
+            return Err(Error::Still(self.graph.values[still.0].name.clone().unwrap_or_default()));
+        }
         let made = &self.made;
         fill_plane(&self.graph, machine, &mut self.tangent, |n| plan.moves[n] && !made[n])?;
-        match &mut self.tangent[value.0] {
-            Some(tensor) if plan.moves[value.0] => Ok(tensor),
-            _ => Err(Error::Still(self.graph.values[value.0].name.clone().unwrap_or_default())),
-        }
+        Ok(pick_mut::<M>(&mut self.tangent, values))
     }
 
     /// Computes every value, and the tangents of the gradients of the plan along the directions that were written: a
@@ -387,7 +432,19 @@ impl<M: Machine> Model<M> {
         let (curves, firsts) = (both(&plan.wanted, &plan.curves), both(&plan.wanted, &plan.first));
         let mut written_first = vec![false; self.graph.values.len()];
         let mut written = vec![false; self.graph.values.len()];
-        let Self { graph, made, layouts, spare, stays, primal, tangent, cotangent, cotangent_tangent, loss, .. } = self;
+        let Self {
+            graph,
+            made,
+            layouts,
+            spare,
+            stays,
+            primal,
+            tangent,
+            cotangent,
+            cotangent_tangent,
+            loss,
+            ..
+        } = self;
         let room = Room { machine, spare, layouts, made, stays: *stays };
         fill_plane(graph, machine, cotangent_tangent, |n| plan.wanted[n] && !made[n])?;
         fill_plane(graph, machine, cotangent, |n| firsts[n] && !made[n])?;

@@ -7,7 +7,7 @@ use faer::{Accum, MatMut, MatRef, Par};
 use theria_contract::{Attention, Tensor, TensorView, TensorViewMut};
 use theria_reference::Real;
 
-use super::{Machine, Picks, Place, Places, Product, Rows, Rowwise, Sweep, Update, expect};
+use super::{Change, Machine, Picks, Place, Places, Product, Rows, Rowwise, Sweep, Update, expect};
 use crate::Result;
 use crate::number::{Dual, Number, index};
 
@@ -276,14 +276,16 @@ where
         Ok(())
     }
 
-    fn update<K: Update>(&self, kernel: K, state: &mut [&mut Tensor<R>], read: &[&Tensor<R>]) -> Result<()> {
-        let count = state.first().map_or(0, |first| first.data().len());
-        for given in state.iter().map(|x| x.data().len()).chain(read.iter().map(|x| x.data().len())) {
-            expect("an operand of an update", given, count)?;
+    fn update_all<K: Update>(&self, changes: Vec<Change<'_, K, Tensor<R>>>) -> Result<()> {
+        for Change { kernel, state, read } in changes {
+            let count = state.first().map_or(0, |first| first.data().len());
+            for given in state.iter().map(|x| x.data().len()).chain(read.iter().map(|x| x.data().len())) {
+                expect("an operand of an update", given, count)?;
+            }
+            let mut state: Vec<&mut [R]> = state.into_iter().map(Tensor::data_mut).collect();
+            let read: Vec<&[R]> = read.iter().map(|tensor| tensor.data()).collect();
+            kernel.update(&mut state, &read);
         }
-        let mut state: Vec<&mut [R]> = state.iter_mut().map(|tensor| tensor.data_mut()).collect();
-        let read: Vec<&[R]> = read.iter().map(|tensor| tensor.data()).collect();
-        kernel.update(&mut state, &read);
         Ok(())
     }
 

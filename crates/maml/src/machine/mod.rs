@@ -196,6 +196,39 @@ pub trait Update: Copy + fmt::Debug + Send + Sync + 'static {
     fn constants(&self) -> [f64; 8];
 }
 
+/// A change of tensors of one size.
+#[derive(Debug)]
+pub struct Change<'a, K, T> {
+    /// How.
+    pub kernel: K,
+    /// What changes.
+    pub state: Vec<&'a mut T>,
+    /// What is read for it.
+    pub read: Vec<&'a T>,
+}
+
+/// `state = read`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Assign;
+
+impl Update for Assign {
+    fn update<N: Number>(&self, state: &mut [&mut [N]], read: &[&[N]]) {
+        state[0].copy_from_slice(read[0]);
+    }
+
+    fn operands(&self) -> (usize, usize) {
+        (1, 1)
+    }
+
+    fn cuda(&self) -> Source {
+        kernel_source!("assign.cu")
+    }
+
+    fn constants(&self) -> [f64; 8] {
+        [0.0; 8]
+    }
+}
+
 /// Memory, attention, and the primitives that operations are written on.
 pub trait Machine: Sized {
     /// What it computes in.
@@ -295,13 +328,31 @@ pub trait Machine: Sized {
         table: &mut Place<'_, TensorOf<Self>>,
     ) -> Result<()>;
 
+    /// Makes changes of one kind, each of lists of tensors of one size, element by element.
+    fn update_all<K: Update>(&self, changes: Vec<Change<'_, K, TensorOf<Self>>>) -> Result<()>;
+
     /// Changes tensors of one size, element by element.
     fn update<K: Update>(
         &self,
         kernel: K,
         state: &mut [&mut TensorOf<Self>],
         read: &[&TensorOf<Self>],
-    ) -> Result<()>;
+    ) -> Result<()> {
+        let state = state.iter_mut().map(|tensor| &mut **tensor).collect();
+        self.update_all(vec![Change { kernel, state, read: read.to_vec() }])
+    }
+
+    /// Copies tensors into others of the same size.
+    fn copy_all<'a>(
+        &self,
+        pairs: impl IntoIterator<Item = (&'a TensorOf<Self>, &'a mut TensorOf<Self>)>,
+    ) -> Result<()>
+    where
+        TensorOf<Self>: 'a,
+    {
+        let change = |(from, to)| Change { kernel: Assign, state: vec![to], read: vec![from] };
+        self.update_all(pairs.into_iter().map(change).collect())
+    }
 
     /// Fills a tensor.
     fn fill(&self, tensor: &mut TensorOf<Self>, value: f64) -> Result<()>;

@@ -58,12 +58,13 @@ impl<M: Machine> ElementRates<M> {
         machine.update(PlusProduct, &mut [theta], &[&self.factors[n], way])
     }
 
-    /// a ∘ λ of the nth parameter.
-    pub(super) fn scaled(&mut self, machine: &M, n: usize, lambda: &TensorOf<M>) -> Result<&TensorOf<M>> {
-        let room = &mut self.room[n];
-        machine.fill(room, 0.0)?;
-        machine.update(PlusProduct, &mut [&mut *room], &[&self.factors[n], lambda])?;
-        Ok(room)
+    /// a ∘ λ.
+    pub(super) fn scaled(&mut self, machine: &M, lambda: &[TensorOf<M>]) -> Result<&Vec<TensorOf<M>>> {
+        for ((room, factor), lambda) in self.room.iter_mut().zip(&self.factors).zip(lambda) {
+            machine.fill(room, 0.0)?;
+            machine.update(PlusProduct, &mut [room], &[factor, lambda])?;
+        }
+        Ok(&self.room)
     }
 }
 

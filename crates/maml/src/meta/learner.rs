@@ -24,7 +24,7 @@ pub(super) use super::inner::{Adapted, Inner, Mode};
 use super::optimiser::{Plus, PullRate, PullStep, Scaled, Step};
 use super::way::Way;
 use crate::graph::{Model, Plan, ValueId};
-use crate::machine::{Machine, TensorOf, expect};
+use crate::machine::{Change, Machine, TensorOf, Update, expect};
 use crate::{Error, Result};
 
 /// A parameter in the two models of a learner.
@@ -220,13 +220,9 @@ impl<M: Machine> Learner<M> {
 
     /// λ of the last θ, and the gradients of what is not adapted: those of the query's loss.
     pub(super) fn take_gradients_of_query(&mut self, machine: &M) -> Result<()> {
-        for (pair, lambda) in self.adapted.iter().zip(&mut self.lambda) {
-            machine.copy(asked_for(self.query.gradient_of(pair.query)), lambda)?;
-        }
-        for (pair, of_still) in self.still.iter().zip(&mut self.of_still) {
-            machine.copy(asked_for(self.query.gradient_of(pair.query)), of_still)?;
-        }
-        Ok(())
+        let pairs = self.adapted.iter().chain(&self.still);
+        let gradients = pairs.map(|pair| asked_for(self.query.gradient_of(pair.query)));
+        machine.copy_all(gradients.zip(self.lambda.iter_mut().chain(&mut self.of_still)))
     }
 
     /// An error unless there are as many tensors to start from and rates as there are parameters.
@@ -272,84 +268,110 @@ impl<M: Machine> Learner<M> {
     pub(super) fn pull_step(&mut self, machine: &M, inner: &Inner, (k, place): (usize, usize)) -> Result<()> {
         let learns = self.learns_rates(inner);
         let kept = &self.way.steps[place];
-        for (n, pair) in self.adapted.iter().enumerate() {
-            let step = Step { optimiser: inner.optimiser, rate: inner.rates[n], number: k };
-            let of_step = kept.gradient.get(n).into_iter();
-            let mut elements = self.element_rates.as_mut();
-            if learns {
+        let step = |n: usize| Step { optimiser: inner.optimiser, rate: inner.rates[n], number: k };
+        if learns {
+            for n in 0..self.adapted.len() {
                 let of_rate = &mut self.of_rate[n];
                 let mut read = vec![&self.lambda[n]];
-                read.extend(of_step.clone().chain(&kept.memories[n]));
-                machine.update(PullRate(step), &mut [&mut *of_rate], &read)?;
+                read.extend(kept.gradient.get(n).into_iter().chain(&kept.memories[n]));
+                machine.update(PullRate(step(n)), &mut [&mut *of_rate], &read)?;
                 if inner.learns_rates {
-                    self.rates[n] += match &elements {
+                    self.rates[n] += match &self.element_rates {
                         Some(elements) => machine.dot(&elements.factors[n], of_rate)?,
                         None => machine.sum(of_rate)?,
                     };
                 }
-                if let Some(elements) = &mut elements {
-                    machine.update(Plus(step.rate), &mut [&mut elements.gradients[n]], &[of_rate])?;
+                if let Some(elements) = &mut self.element_rates {
+                    machine.update(Plus(step(n).rate), &mut [&mut elements.gradients[n]], &[of_rate])?;
                 }
             }
-            let lambda = match elements {
-                Some(elements) => elements.scaled(machine, n, &self.lambda[n])?,
-                None => &self.lambda[n],
-            };
-            let gamma = self.support.direction_mut(machine, &self.second, pair.support)?;
-            let mut state = vec![gamma];
-            state.extend(self.cotangents[n].iter_mut());
-            let mut read = vec![lambda];
-            read.extend(of_step.filter(|_| inner.optimiser.reads_gradient()).chain(&kept.memories[n]));
-            machine.update(PullStep(step), &mut state, &read)?;
         }
-        Ok(())
+        let lambda = match &mut self.element_rates {
+            Some(elements) => elements.scaled(machine, &self.lambda)?,
+            None => &self.lambda,
+        };
+        let gammas = self.support.directions_mut(machine, &self.second, &supports(&self.adapted))?;
+        let reads_gradient = inner.optimiser.reads_gradient();
+        let mut changes = Vec::with_capacity(gammas.len());
+        for (n, (gamma, cotangents)) in gammas.into_iter().zip(&mut self.cotangents).enumerate() {
+            let mut read = vec![&lambda[n]];
+            read.extend(kept.gradient.get(n).filter(|_| reads_gradient).into_iter().chain(&kept.memories[n]));
+            let state = std::iter::once(gamma).chain(cotangents).collect();
+            changes.push(Change { kernel: PullStep(step(n)), state, read });
+        }
+        machine.update_all(changes)
     }
 
     /// The cotangent of the gradient itself, of that of what the optimiser read.
     pub(super) fn pull_gradient(&mut self, machine: &M, inner: &Inner, place: usize) -> Result<()> {
         let kept = &self.way.steps[place];
-        let mut along = 0.0;
-        for (n, pair) in self.adapted.iter().enumerate() {
-            let gamma = self.support.direction_mut(machine, &self.second, pair.support)?;
-            if inner.decay + inner.proximal != 0.0 {
-                machine.update(Plus(inner.decay + inner.proximal), &mut [&mut self.lambda[n]], &[gamma])?;
-            }
-            if let Some(of_centre) = self.of_centre.get_mut(n) {
-                machine.update(Plus(-inner.proximal), &mut [of_centre], &[gamma])?;
-            }
-            if kept.factor < 1.0 {
-                along += machine.dot(&kept.cut[n], gamma)?;
-            }
+        let pull = inner.decay + inner.proximal;
+        if pull == 0.0 && kept.factor >= 1.0 {
+            return Ok(());
+        }
+        let mut gammas = self.support.directions_mut(machine, &self.second, &supports(&self.adapted))?;
+        if pull != 0.0 {
+            change_all(machine, Plus(pull), &mut written(&mut self.lambda), read(&gammas).map(Some))?;
+            let mut of_centre = written(&mut self.of_centre);
+            change_all(machine, Plus(-inner.proximal), &mut of_centre, read(&gammas).map(Some))?;
         }
         let Some(most) = inner.clip.filter(|_| kept.factor < 1.0) else { return Ok(()) };
-        for (cut, pair) in kept.cut.iter().zip(&self.adapted) {
-            let gamma = self.support.direction_mut(machine, &self.second, pair.support)?;
-            machine.update(Plus(-along / (most * most)), &mut [&mut *gamma], &[cut])?;
-            machine.update(Scaled(kept.factor), &mut [gamma], &[])?;
-        }
-        Ok(())
+        let dots = kept.cut.iter().zip(&gammas).map(|(cut, gamma)| machine.dot(cut, gamma));
+        let along = dots.sum::<Result<f64>>()?;
+        change_all(machine, Plus(-along / (most * most)), &mut gammas, kept.cut.iter().map(Some))?;
+        change_all(machine, Scaled(kept.factor), &mut gammas, std::iter::repeat(None))
     }
 
     /// Back to the θ that is kept in this place.
     pub(super) fn go_to(&mut self, machine: &M, place: usize) -> Result<()> {
-        for (theta, pair) in self.way.steps[place].theta.iter().zip(&self.adapted) {
-            machine.copy(theta, self.support.tensor_mut(pair.support))?;
-        }
-        Ok(())
+        let theta = &self.way.steps[place].theta;
+        machine.copy_all(theta.iter().zip(self.support.tensors_mut(&supports(&self.adapted))))
     }
 
     /// `λ_k` and ∂F/∂φ of `γ_k`: the tangent of the gradient along it, which is there.
     pub(super) fn add_product(&mut self, machine: &M) -> Result<()> {
-        let sums = self.adapted.iter().zip(&mut self.lambda).chain(self.still.iter().zip(&mut self.of_still));
-        for (pair, sum) in sums {
-            machine.update(
-                Plus(1.0),
-                &mut [sum],
-                &[asked_for(self.support.gradient_tangent_of(pair.support))],
-            )?;
-        }
-        Ok(())
+        let mut sums: Vec<_> = self.lambda.iter_mut().chain(&mut self.of_still).collect();
+        let pairs = self.adapted.iter().chain(&self.still);
+        let products = pairs.map(|pair| Some(asked_for(self.support.gradient_tangent_of(pair.support))));
+        change_all(machine, Plus(1.0), &mut sums, products)
     }
+}
+
+/// Adapted parameters and others in the model of a task's own data.
+pub(super) fn supports(pairs: &[Pair]) -> Vec<ValueId> {
+    pairs.iter().map(|pair| pair.support).collect()
+}
+
+/// Those in the model of the query.
+pub(super) fn queries(pairs: &[Pair]) -> Vec<ValueId> {
+    pairs.iter().map(|pair| pair.query).collect()
+}
+
+/// Tensors to be read.
+pub(super) fn read<'a, T>(tensors: &'a [&mut T]) -> impl Iterator<Item = &'a T> {
+    tensors.iter().map(|tensor| &**tensor)
+}
+
+/// Tensors to be changed.
+fn written<T>(tensors: &mut [T]) -> Vec<&mut T> {
+    tensors.iter_mut().collect()
+}
+
+/// Changes tensors, each by one other or by none.
+pub(super) fn change_all<'a, M: Machine, K: Update>(
+    machine: &M,
+    kernel: K,
+    state: &mut [&mut TensorOf<M>],
+    read: impl Iterator<Item = Option<&'a TensorOf<M>>>,
+) -> Result<()>
+where
+    TensorOf<M>: 'a,
+{
+    let mut changes = Vec::with_capacity(state.len());
+    for (to, from) in state.iter_mut().zip(read) {
+        changes.push(Change { kernel, state: vec![&mut **to], read: from.into_iter().collect() });
+    }
+    machine.update_all(changes)
 }
 
 /// What the learner's own plans ask for.

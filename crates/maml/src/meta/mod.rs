@@ -19,7 +19,9 @@ pub use trainer::{Outer, Seen, Trainer};
 
 use theria_gpu_fwd::Source;
 
+use crate::machine::{Assign, Update as _};
+
 /// The texts of all changes of elements.
 pub(crate) fn update_sources() -> Vec<Source> {
-    [optimiser::sources(), element_rates::sources()].concat()
+    [optimiser::sources(), element_rates::sources(), vec![Assign.cuda()]].concat()
 }

@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use super::inner::Inner;
-use super::learner::{Learner, Pair, asked_for, finite, like};
+use super::learner::{Learner, Pair, asked_for, change_all, finite, like, queries, read, supports};
 use super::optimiser::{Plus, Scaled, Step};
 use crate::Result;
-use crate::machine::{Machine, TensorOf};
+use crate::machine::{Change, Machine, TensorOf};
 
 /// What is kept of a step: for each adapted parameter `θ_k`, `g_k` as the optimiser read it where that is wanted again, and
 /// the memories after it.
@@ -49,9 +49,9 @@ impl<M: Machine> Way<M> {
     }
 }
 
-/// Copies of tensors over others.
-fn assign<M: Machine>(machine: &M, from: &[TensorOf<M>], to: &mut [TensorOf<M>]) -> Result<()> {
-    from.iter().zip(to).try_for_each(|(from, to)| machine.copy(from, to))
+/// Copies of memories over others.
+fn assign<M: Machine>(machine: &M, from: &[Vec<TensorOf<M>>], to: &mut [Vec<TensorOf<M>>]) -> Result<()> {
+    machine.copy_all(from.iter().flatten().zip(to.iter_mut().flatten()))
 }
 
 impl<M: Machine> Learner<M> {
@@ -86,10 +86,10 @@ impl<M: Machine> Learner<M> {
         inner: &Inner,
         stretches: &[Range<usize>],
     ) -> Result<()> {
-        for (pair, from) in self.adapted.iter().chain(&self.still).zip(start) {
-            machine.copy(from, self.support.tensor_mut(pair.support))?;
-            machine.copy(from, self.query.tensor_mut(pair.query))?;
-        }
+        let pairs: Vec<Pair> = self.adapted.iter().chain(&self.still).copied().collect();
+        let start_of = |to| start.iter().copied().zip(to);
+        machine.copy_all(start_of(self.support.tensors_mut(&supports(&pairs))))?;
+        machine.copy_all(start_of(self.query.tensors_mut(&queries(&pairs))))?;
         if let Some(rates) = &mut self.element_rates {
             let given = start.iter().skip(self.adapted.len() + self.still.len());
             given.zip(&mut rates.factors).try_for_each(|(from, to)| machine.copy(from, to))?;
@@ -119,10 +119,8 @@ impl<M: Machine> Learner<M> {
 
     /// Leaves θ in the model of the query.
     pub(super) fn arrive(&mut self, machine: &M) -> Result<()> {
-        for pair in &self.adapted {
-            machine.copy(self.support.tensor(pair.support), self.query.tensor_mut(pair.query))?;
-        }
-        Ok(())
+        let from = self.adapted.iter().map(|pair| self.support.tensor(pair.support));
+        machine.copy_all(from.zip(self.query.tensors_mut(&queries(&self.adapted))))
     }
 
     /// Makes the nth stretch again, and keeps its steps.
@@ -134,12 +132,8 @@ impl<M: Machine> Learner<M> {
         (n, stretch): (usize, Range<usize>),
     ) -> Result<()> {
         let Way { states, memories, .. } = &mut self.way;
-        for (pair, theta) in self.adapted.iter().zip(&states[n].theta) {
-            machine.copy(theta, self.support.tensor_mut(pair.support))?;
-        }
-        for (from, to) in states[n].memories.iter().zip(memories) {
-            assign(machine, from, to)?;
-        }
+        machine.copy_all(states[n].theta.iter().zip(self.support.tensors_mut(&supports(&self.adapted))))?;
+        assign(machine, &states[n].memories, memories)?;
         for k in stretch.clone() {
             self.support.gradient(machine, &self.on_support)?;
             self.step(machine, start, inner, k, Some(k - stretch.start))?;
@@ -149,13 +143,9 @@ impl<M: Machine> Learner<M> {
 
     fn keep_state(&mut self, machine: &M, n: usize) -> Result<()> {
         let Way { states, memories, .. } = &mut self.way;
-        for (pair, theta) in self.adapted.iter().zip(&mut states[n].theta) {
-            machine.copy(self.support.tensor(pair.support), theta)?;
-        }
-        for (from, to) in memories.iter().zip(&mut states[n].memories) {
-            assign(machine, from, to)?;
-        }
-        Ok(())
+        let from = self.adapted.iter().map(|pair| self.support.tensor(pair.support));
+        machine.copy_all(from.zip(&mut states[n].theta))?;
+        assign(machine, memories, &mut states[n].memories)
     }
 
     /// Step k, whose gradient is there; what the way back needs of it is kept in a place, where there is one.
@@ -170,42 +160,40 @@ impl<M: Machine> Learner<M> {
         let factor = self.factor(machine, inner.clip)?;
         let Way { steps, memories, .. } = &mut self.way;
         let mut kept = place.map(|place| &mut steps[place]);
+        let (mut theta, mut gradients) = self.support.parameters_and_gradients(&supports(&self.adapted));
         if let Some(kept) = &mut kept {
             kept.factor = factor;
+            machine.copy_all(read(&theta).zip(&mut kept.theta))?;
         }
-        for (n, pair) in self.adapted.iter().enumerate() {
-            let (theta, gradient) = self.support.parameter_and_gradient(pair.support);
+        if factor < 1.0 {
+            change_all(machine, Scaled(factor), &mut gradients, std::iter::repeat(None))?;
             if let Some(kept) = &mut kept {
-                machine.copy(theta, &mut kept.theta[n])?;
+                machine.copy_all(read(&gradients).zip(&mut kept.cut))?;
             }
-            if factor < 1.0 {
-                machine.update(Scaled(factor), &mut [gradient], &[])?;
-                if let Some(kept) = &mut kept {
-                    machine.copy(gradient, &mut kept.cut[n])?;
-                }
-            }
-            if inner.decay != 0.0 {
-                machine.update(Plus(inner.decay), &mut [gradient], &[theta])?;
-            }
-            if k > 0 && inner.proximal != 0.0 {
-                machine.update(Plus(inner.proximal), &mut [gradient], &[theta])?;
-                machine.update(Plus(-inner.proximal), &mut [gradient], &[start[n]])?;
-            }
-            if let Some(kept) = kept.as_mut().and_then(|kept| kept.gradient.get_mut(n)) {
-                machine.copy(gradient, kept)?;
-            }
-            let step = Step { optimiser: inner.optimiser, rate: inner.rates[n], number: k };
-            let mut state = vec![theta];
-            state.extend(memories[n].iter_mut());
+        }
+        if inner.decay != 0.0 {
+            change_all(machine, Plus(inner.decay), &mut gradients, read(&theta).map(Some))?;
+        }
+        if k > 0 && inner.proximal != 0.0 {
+            change_all(machine, Plus(inner.proximal), &mut gradients, read(&theta).map(Some))?;
+            let start = start.iter().map(|start| Some(*start));
+            change_all(machine, Plus(-inner.proximal), &mut gradients, start)?;
+        }
+        if let Some(kept) = &mut kept {
+            machine.copy_all(read(&gradients).zip(&mut kept.gradient))?;
+        }
+        let step = |n: usize| Step { optimiser: inner.optimiser, rate: inner.rates[n], number: k };
+        let each = theta.iter_mut().zip(&gradients).zip(memories.iter_mut()).enumerate();
+        let mut changes = Vec::with_capacity(gradients.len());
+        for (n, ((theta, gradient), memories)) in each {
+            let state = std::iter::once(&mut **theta).chain(memories).collect();
             match &mut self.element_rates {
-                Some(rates) => rates.step(machine, n, step, state, gradient)?,
-                None => machine.update(step, &mut state, &[gradient])?,
-            }
-            if let Some(kept) = &mut kept {
-                assign(machine, &memories[n], &mut kept.memories[n])?;
+                Some(rates) => rates.step(machine, n, step(n), state, gradient)?,
+                None => changes.push(Change { kernel: step(n), state, read: vec![&**gradient] }),
             }
         }
-        Ok(())
+        machine.update_all(changes)?;
+        kept.map_or(Ok(()), |kept| assign(machine, memories, &mut kept.memories))
     }
 
     /// What the gradient is multiplied by to be no longer than it may.

@@ -86,7 +86,8 @@ impl Block {
     }
 
     fn normalised<M: Machine>(&self, graph: &mut Graph<M>, h: ValueId, name: &str) -> Result<ValueId> {
-        let [gain, shift] = ["gain", "shift"].map(|of| graph.parameter(&format!("{name}{of}"), 1, self.width));
+        let [gain, shift] =
+            ["gain", "shift"].map(|of| graph.parameter(&format!("{name}{of}"), 1, self.width));
         graph.normalise(h, gain, shift, EPSILON)
     }
 
@@ -96,7 +97,8 @@ impl Block {
         let products = square.into_iter().chain([("in", (width, hidden)), ("out", (hidden, width))]);
         let of_product = |(of, (rows, columns)): (&str, (usize, usize))| {
             let size = (rows as f64).sqrt().recip();
-            let weight = Begin { name: format!("{name}{of}.weight"), shape: (rows, columns), size, offset: 0.0 };
+            let weight =
+                Begin { name: format!("{name}{of}.weight"), shape: (rows, columns), size, offset: 0.0 };
             [weight, Begin { name: format!("{name}{of}.bias"), shape: (1, columns), size: 0.0, offset: 0.0 }]
         };
         let products: Vec<Begin> = products.flat_map(of_product).collect();

@@ -80,7 +80,8 @@ impl<M: Machine> fmt::Debug for Attention<M> {
 }
 
 /// What the forward made of a call.
-type Made<'a, M> = Saved<AttendedView<'a, M>, <<M as Machine>::Storage as Storage>::View<'a, <M as Machine>::Element>>;
+type Made<'a, M> =
+    Saved<AttendedView<'a, M>, <<M as Machine>::Storage as Storage>::View<'a, <M as Machine>::Element>>;
 
 /// Operands and the result, as the value was made of them.
 fn call<'a, M: Machine>(

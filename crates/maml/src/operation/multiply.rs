@@ -222,7 +222,9 @@ impl<M: Machine> Graph<M> {
             [matrix, one] if matrix == (rows, columns) && one == (1, columns) => {
                 Added::MatrixAndRow(sweep(vec![output, row]))
             }
-            [.., right] => return refused((rows, columns), right, "a row that is as wide, and a matrix of that shape"),
+            [.., right] => {
+                return refused((rows, columns), right, "a row that is as wide, and a matrix of that shape");
+            }
         };
         Ok(self.add(Box::new(Multiply { rows, inner, columns, added }), inputs, (rows, columns)))
     }

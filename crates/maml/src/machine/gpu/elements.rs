@@ -9,18 +9,18 @@ use theria_reference::Real;
 
 use super::rows::{instance_name, real_name};
 use super::{Attended, Gpu, on_device, view};
-use crate::machine::{Update, expect, kernel_source};
+use crate::machine::{Change, Update, expect, kernel_source};
 use crate::meta::update_sources;
 use crate::number::Number;
-use crate::Result;
+use crate::{Error, Result};
 
 const THREADS: usize = 256;
 /// Elements of a thread, where there are enough of them.
 const EACH: usize = 4;
-/// Blocks at most: then threads take more.
-const BLOCKS: usize = 4096;
 const STATE: usize = 3;
 const READ: usize = 4;
+/// Changes of a launch.
+const MOST: usize = 24;
 const CAST: Source = kernel_source!("cast.cu");
 
 /// An instance of a change.
@@ -60,21 +60,43 @@ pub(super) struct CastKernel {
 /// Every instance.
 pub(super) fn all_casts() -> impl Iterator<Item = CastKernel> {
     let same = [DType::F64, DType::F32].map(|dtype| (dtype, dtype));
-    let rounded = [DType::F16, DType::Bf16].into_iter().flat_map(|half| [(DType::F32, half), (half, DType::F32)]);
+    let rounded =
+        [DType::F16, DType::Bf16].into_iter().flat_map(|half| [(DType::F32, half), (half, DType::F32)]);
     same.into_iter().chain(rounded).map(|(from, to)| CastKernel { from, to })
 }
 
-/// `Elements` of `elements.cuh`.
+/// `Change` of `elements.cuh`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Parameters {
+struct OneChange {
     state: [u64; STATE],
     read: [u64; READ],
     constants: [f64; 8],
     count: i64,
 }
 
-const _: () = assert!(size_of::<Parameters>() == 128);
+/// `Elements` of `elements.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Parameters {
+    of: [OneChange; MOST],
+    first: [i32; MOST],
+    changes: i32,
+}
+
+const _: () = assert!(size_of::<Parameters>() == 3176);
+
+/// `Cast` of `cast.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct CastParameters {
+    from: u64,
+    to: u64,
+    fill: f64,
+    count: i64,
+}
+
+const _: () = assert!(size_of::<CastParameters>() == 32);
 
 // SAFETY: `Parameters` is the struct `Elements` of elements.cuh, and a change touches what it names, after it waited for
 // the launches ahead.
@@ -92,13 +114,13 @@ unsafe impl Spec for ElementKernel {
     }
 }
 
-// SAFETY: the same.
+// SAFETY: `CastParameters` is the struct `Cast` of cast.cu; the rest is the same.
 unsafe impl Spec for CastKernel {
-    type Parameters = Parameters;
+    type Parameters = CastParameters;
 
     fn kernel(&self) -> KernelSpec {
-        let defines =
-            [("THERIA_FROM", self.from), ("THERIA_TO", self.to)].map(|(name, dtype)| (name, element_name(dtype).into()));
+        let defines = [("THERIA_FROM", self.from), ("THERIA_TO", self.to)]
+            .map(|(name, dtype)| (name, element_name(dtype).into()));
         KernelSpec {
             name: instance_name(CAST, &format!("{}-", self.from), self.to),
             source: CAST,
@@ -110,7 +132,7 @@ unsafe impl Spec for CastKernel {
 }
 
 fn blocks(count: usize) -> usize {
-    count.div_ceil(THREADS * EACH).min(BLOCKS)
+    count.div_ceil(THREADS * EACH)
 }
 
 impl<A, R, E> Gpu<A, R, E>
@@ -119,33 +141,50 @@ where
     R: Real + Number,
     E: Attended<R>,
 {
-    /// Changes tensors by others.
-    pub(super) fn change<K: Update>(
+    /// Makes changes of one kind.
+    pub(super) fn change<K: Update>(&self, changes: &mut [Change<'_, K, CudaTensor<R>>]) -> Result<()> {
+        for changes in changes.chunks_mut(MOST) {
+            let Some(first) = changes.first() else { continue };
+            let spec = ElementKernel { source: first.kernel.cuda(), real: R::DTYPE };
+            let mut parameters = Parameters { changes: changes.len() as i32, ..Parameters::default() };
+            let mut all_blocks = 0;
+            for (n, change) in changes.iter_mut().enumerate() {
+                let of = self.one_change(change, spec)?;
+                parameters.first[n] = all_blocks as i32;
+                all_blocks += blocks(of.count as usize);
+                parameters.of[n] = of;
+            }
+            // SAFETY: `one_change` held every tensor against one length and the device, there are as many as the change
+            // takes, those that change are borrowed by nobody else, and whatever is asked of the device later comes after
+            // it.
+            on_device(unsafe { self.shared.elements.launch(spec, all_blocks, &parameters) })?;
+        }
+        Ok(())
+    }
+
+    /// A change, held against what its kernel takes.
+    fn one_change<K: Update>(
         &self,
-        kernel: &K,
-        state: &mut [&mut CudaTensor<R>],
-        read: &[&CudaTensor<R>],
-    ) -> Result<()> {
+        change: &mut Change<'_, K, CudaTensor<R>>,
+        spec: ElementKernel,
+    ) -> Result<OneChange> {
+        let Change { kernel, state, read } = change;
         let count = state.first().map_or(0, |first| view(first).layout().len());
         let (changed, reads) = kernel.operands();
-        for (what, given, expected) in
-            [("a list of what an update changes", state.len(), changed), ("a list of what it reads", read.len(), reads)]
-        {
-            expect(what, given, expected)?;
+        expect("a list of what an update changes", state.len(), changed)?;
+        expect("a list of what it reads", read.len(), reads)?;
+        if (ElementKernel { source: kernel.cuda(), ..spec }) != spec {
+            return Err(Error::MixedChanges { one: spec.source.name, other: kernel.cuda().name });
         }
-        let mut parameters =
-            Parameters { constants: kernel.constants(), count: count as i64, ..Parameters::default() };
+        let mut of = OneChange { constants: kernel.constants(), count: count as i64, ..OneChange::default() };
         let address = |tensor| self.address("an operand of an update", &view(tensor), count);
-        for (to, tensor) in parameters.state.iter_mut().zip(state) {
+        for (to, tensor) in of.state.iter_mut().zip(state) {
             *to = address(tensor)?;
         }
-        for (to, tensor) in parameters.read.iter_mut().zip(read) {
+        for (to, tensor) in of.read.iter_mut().zip(read) {
             *to = address(tensor)?;
         }
-        let spec = ElementKernel { source: kernel.cuda(), real: R::DTYPE };
-        // SAFETY: `address` held every tensor against one length and the device, there are as many as the change takes,
-        // those that change are borrowed by nobody else, and whatever is asked of the device later comes after it.
-        on_device(unsafe { self.shared.elements.launch(spec, blocks(count), &parameters) })
+        Ok(of)
     }
 
     /// A tensor made of one of another type; or all of one number.
@@ -156,11 +195,10 @@ where
         to: &mut CudaTensor<T>,
     ) -> Result<()> {
         let count = view(to).layout().len();
-        let mut parameters = Parameters { count: count as i64, ..Parameters::default() };
-        parameters.constants[0] = fill;
-        parameters.state[0] = self.address("what is written", &view(to), count)?;
+        let mut parameters = CastParameters { fill, count: count as i64, ..CastParameters::default() };
+        parameters.to = self.address("what is written", &view(to), count)?;
         if let Some(from) = from {
-            parameters.read[0] = self.address("what is copied", &view(from), count)?;
+            parameters.from = self.address("what is copied", &view(from), count)?;
         }
         let spec = CastKernel { from: F::DTYPE, to: T::DTYPE };
         // SAFETY: `address` held both tensors against one length and the device, and they are borrowed while this is

@@ -22,10 +22,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use theria_contract::{Attention, Checks, Layout, Scalar, Storage};
-use theria_gpu_fwd::{Address, Blas, Cuda, CudaTensor, CudaView, CudaViewMut, Graph, KernelSpec, Library, Spec};
+use theria_gpu_fwd::{
+    Address, Blas, Cuda, CudaTensor, CudaView, CudaViewMut, Graph, KernelSpec, Library, Spec,
+};
 use theria_reference::Real;
 
-use super::{Machine, Picks, Place, Places, Product, Rowwise, Sweep, Update, expect};
+use super::{Change, Machine, Picks, Place, Places, Product, Rowwise, Sweep, Update, expect};
 use crate::Result;
 use crate::number::Number;
 use dot::DotKernel;
@@ -41,7 +43,8 @@ pub use factors::Factors;
 /// Every kernel that machines on a device launch.
 pub fn kernels() -> Vec<KernelSpec> {
     let rows = rows::all().map(|spec| spec.kernel());
-    let elements = elements::all().map(|spec| spec.kernel()).chain(elements::all_casts().map(|spec| spec.kernel()));
+    let elements =
+        elements::all().map(|spec| spec.kernel()).chain(elements::all_casts().map(|spec| spec.kernel()));
     let rounds = factors::all().map(|spec| spec.kernel()).chain(lookup::all().map(|spec| spec.kernel()));
     let sums = gather::all().map(|spec| spec.kernel()).chain(dot::all().map(|spec| spec.kernel()));
     rows.chain(elements).chain(rounds).chain(sums).collect()
@@ -97,7 +100,10 @@ pub struct Recorded<R> {
 
 impl<A: fmt::Debug, R, E> fmt::Debug for Gpu<A, R, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gpu").field("attention", &self.attention).field("precision", &self.precision).finish_non_exhaustive()
+        f.debug_struct("Gpu")
+            .field("attention", &self.attention)
+            .field("precision", &self.precision)
+            .finish_non_exhaustive()
     }
 }
 
@@ -201,7 +207,13 @@ where
         })
     }
 
-    fn value<K: Rowwise>(&self, kernel: K, sweep: &Sweep, x: &[&CudaTensor<R>], y: &mut CudaTensor<R>) -> Result<()> {
+    fn value<K: Rowwise>(
+        &self,
+        kernel: K,
+        sweep: &Sweep,
+        x: &[&CudaTensor<R>],
+        y: &mut CudaTensor<R>,
+    ) -> Result<()> {
         let mut call = self.call(&kernel, sweep, Rule::Value)?;
         call.read(x, &[])?;
         call.make(y)?;
@@ -275,13 +287,8 @@ where
         self.look_up(picks, true, indices, rows, table.to)
     }
 
-    fn update<K: Update>(
-        &self,
-        kernel: K,
-        state: &mut [&mut CudaTensor<R>],
-        read: &[&CudaTensor<R>],
-    ) -> Result<()> {
-        self.change(&kernel, state, read)
+    fn update_all<K: Update>(&self, mut changes: Vec<Change<'_, K, CudaTensor<R>>>) -> Result<()> {
+        self.change(&mut changes)
     }
 
     fn fill(&self, tensor: &mut CudaTensor<R>, value: f64) -> Result<()> {

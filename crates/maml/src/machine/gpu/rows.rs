@@ -19,7 +19,7 @@ const WARP: usize = 32;
 /// Warps of a block.
 const WARPS: usize = 4;
 /// Warps that keep a device busy.
-const ENOUGH: usize = 2048;
+const ENOUGH: usize = 8192;
 /// Columns of a part of a row whose columns may go to several warps.
 const PART: usize = 4 * WARP;
 /// Operands that a function can have.
