@@ -8,4 +8,4 @@ mod trainer;
 pub use implicit::{Solved, Solver};
 pub use learner::{Adapted, Inner, Learner, Mode};
 pub use optimiser::Optimiser;
-pub use trainer::{Outer, Seen, Trainer};
+pub use trainer::{Outer, Seen, State, Trainer};
