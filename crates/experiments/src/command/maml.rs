@@ -25,7 +25,8 @@ A task brings its model and the settings of its experiment; what is given takes 
 settings.json, log.jsonl (a line for each outer step: losses on the task's own data before adaptation and on the query
 after it, the norm of the meta-gradient, accuracy where there are classes, rates where they are learned, rel_diff where
 it is measured, seconds) and checkpoint.safetensors. A run that was stopped, by Ctrl-C, by a crash or by a full
-disk, goes on from there with --resume, and on the CPU makes the same steps bit by bit. Settings that were not given are those of the run.
+disk, goes on from there with --resume, and on the CPU makes the same steps bit by bit. Settings that are not given
+are those of the run; --outer-steps and --checkpoint-every may be others.
 
 Modes: full is the gradient; first-order takes what was adapted for where it began; first-order-strict is the same bits
 through attention that has no rule for more; truncated:R differentiates the last R inner steps.

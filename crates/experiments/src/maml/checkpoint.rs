@@ -1,8 +1,8 @@
 //! A training at rest: everything that it goes on from, as one file.
 //!
-//! Parameters and what the optimiser remembers are tensors in full precision; settings and the number of the step are metadata,
-//! under one key, so that equal trainings give equal bytes. One file is whole or it is not there, where two could be of different
-//! steps. A checksum over all of it tells damage that leaves the form as it was.
+//! Parameters and what the optimiser remembers are tensors in full precision; settings and the number of the step are
+//! metadata, under one key, so that equal trainings give equal bytes. One file is whole or it is not there, where two
+//! could be of different steps. A checksum over all of it tells damage that leaves the form as it was.
 
 use std::collections::{BTreeMap, HashMap};
 

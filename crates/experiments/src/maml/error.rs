@@ -110,6 +110,9 @@ pub enum MamlError {
         /// The checkpoint before it, if that can be read: its file and its step.
         previous: Option<(PathBuf, usize)>,
     },
+    /// A checkpoint of another model.
+    #[error("the checkpoint does not fit the model of this build: {0}")]
+    Unfit(Damage),
     /// A log that does not belong to the checkpoint.
     #[error("the log {} does not fit the checkpoint of step {step}: {reason}", path.display())]
     Log {

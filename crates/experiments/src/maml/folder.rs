@@ -7,8 +7,9 @@
 //! | `checkpoint.safetensors` | what the run goes on from |
 //! | `checkpoint.previous.safetensors` | the checkpoint before it |
 //!
-//! A file that is replaced is written beside its place, brought to the disk and renamed, so that a process that is killed at any
-//! moment, and a disk that is full, leave the old one or the new one. The log has at least the lines of the steps of its checkpoint.
+//! A file that is replaced is written beside its place, brought to the disk and renamed, so that a process that is killed
+//! at any moment, and a disk that is full, leave the old one or the new one. The log has at least the lines of the steps
+//! of its checkpoint.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -181,14 +182,10 @@ impl Folder {
     /// Puts a checkpoint in the place of the last one, which becomes the one before it.
     pub fn write_checkpoint(&self, checkpoint: &Checkpoint) -> Result<()> {
         let path = self.path.join(LATEST);
-        let bytes = checkpoint.to_bytes().map_err(|damage| MamlError::Checkpoint {
-            path: path.clone(),
-            damage,
-            previous: None,
-        })?;
+        let bytes =
+            checkpoint.to_bytes().map_err(io::Error::other).map_err(MamlError::file("write", &path))?;
         // Its lines first: a log may be ahead of its checkpoint, but never behind.
-        let logged = self.log.sync_data().map_err(MamlError::file("write", &self.path.join(LOG)));
-        logged?;
+        self.log.sync_data().map_err(MamlError::file("write", &self.path.join(LOG)))?;
         self.take_turns(&path, &bytes).map_err(MamlError::file("write", &path))
     }
 
@@ -200,7 +197,9 @@ impl Folder {
                 let previous = self.path.join(PREVIOUS);
                 let kept = beside(&previous);
                 second(path, &kept)?;
-                fs::rename(kept, previous)?;
+                fs::rename(&kept, previous)?;
+                // Two names of one file do not take turns: where they were that already, both are left.
+                let _ = fs::remove_file(kept);
             }
             fs::rename(&new, path)?;
             sync_folder(&self.path)
@@ -261,4 +260,91 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 #[expect(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
 fn sync_folder(_path: &Path) -> io::Result<()> {
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use theria_jvp_hvp::Streaming;
+    use theria_maml::Host as Cpu;
+
+    use super::*;
+    use crate::maml::{TaskName, Training};
+
+    fn checkpoints(count: usize) -> Vec<Checkpoint> {
+        let machine = Cpu::<_, f64>::new(Streaming::new());
+        let settings = Settings { batch: 1, ..Settings::of(TaskName::Sinusoid) };
+        let mut training = Training::new(&machine, &settings).unwrap();
+        let mut next = || {
+            let made = training.checkpoint().unwrap();
+            training.step().unwrap();
+            made
+        };
+        (0..count).map(|_| next()).collect()
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// What a process leaves that is killed while it writes a checkpoint.
+    type Break = fn(&Path, &Checkpoint);
+
+    const BREAKS: [Break; 4] = [
+        |_, _| {},
+        // While the new one was written.
+        |folder, new| half_written(folder, &new.to_bytes().unwrap()[..100]),
+        // Before the second name of the last one took the place of the one before it.
+        |folder, new| {
+            half_written(folder, &new.to_bytes().unwrap());
+            second(&folder.join(LATEST), &folder.join(PREVIOUS.to_owned() + NEW)).unwrap();
+        },
+        // After that, before the new one took its own place.
+        |folder, new| {
+            half_written(folder, &new.to_bytes().unwrap());
+            second(&folder.join(LATEST), &folder.join(PREVIOUS)).unwrap();
+        },
+    ];
+
+    fn half_written(folder: &Path, bytes: &[u8]) {
+        fs::write(folder.join(LATEST.to_owned() + NEW), bytes).unwrap();
+    }
+
+    #[test]
+    fn a_checkpoint_takes_the_place_of_the_last_one_wherever_an_earlier_turn_was_broken_off() {
+        let made = checkpoints(3);
+        for (n, broken) in BREAKS.into_iter().enumerate() {
+            let place = tempfile::tempdir().unwrap();
+            let folder = Folder::create(place.path()).unwrap();
+            made[..2].iter().for_each(|checkpoint| folder.write_checkpoint(checkpoint).unwrap());
+            broken(place.path(), &made[2]);
+            assert_eq!(
+                folder.checkpoint(Source::Latest).unwrap(),
+                made[1],
+                "{n}: whole, and not the new one"
+            );
+            folder.write_checkpoint(&made[2]).unwrap();
+            assert_eq!(folder.checkpoint(Source::Latest).unwrap(), made[2], "{n}");
+            fs::remove_file(place.path().join(LATEST)).unwrap();
+            assert_eq!(folder.checkpoint(Source::Previous).unwrap(), made[1], "{n}");
+            assert_eq!(names(place.path()), [PREVIOUS, LATEST, LOG], "{n}: nothing else is left");
+        }
+    }
+
+    #[test]
+    fn one_process_has_a_folder_and_a_run_is_begun_in_it_once() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::create(place.path()).unwrap();
+        assert!(matches!(Folder::open(place.path()), Err(MamlError::Busy { .. })));
+        assert!(Folder::is_free(place.path()).is_ok(), "nothing was made yet");
+        folder.write_checkpoint(&checkpoints(1)[0]).unwrap();
+        drop(folder);
+        assert!(matches!(Folder::create(place.path()), Err(MamlError::Occupied { .. })));
+        assert!(Folder::open(place.path()).is_ok());
+        let elsewhere = place.path().join("elsewhere");
+        assert!(matches!(Folder::open(&elsewhere), Err(MamlError::NoRun { .. })) && !elsewhere.exists());
+    }
 }

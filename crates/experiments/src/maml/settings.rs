@@ -1,8 +1,8 @@
 //! Everything that a training depends on.
 //!
-//! Settings are written as texts under the names that they have on the command line. A number as a text is read back as the
-//! same number by everybody who rounds correctly, which parsers of JSON numbers need not do; and what differs between two runs can be
-//! told in the words in which it is asked for.
+//! Settings are written as texts under the names that they have on the command line. A number as a text is read back as
+//! the same number by everybody who rounds correctly, which parsers of JSON numbers need not do; and what differs between
+//! two runs can be told in the words in which it is asked for.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -36,11 +36,7 @@ impl<'m, M: Machine + 'static> Training<'m, M> {
     pub fn resume(machine: &'m M, settings: &Settings, checkpoint: &Checkpoint) -> Result<Self> {
         let stage = staged(machine, settings)?;
         let read = checkpoint.state::<M::Element>(stage.parameters(), stage.adapted());
-        let (state, rates): (State<M::Element>, _) = read.map_err(|damage| MamlError::Checkpoint {
-            path: "the checkpoint".into(),
-            damage,
-            previous: None,
-        })?;
+        let (state, rates): (State<M::Element>, _) = read.map_err(MamlError::Unfit)?;
         let trainer = Trainer::resume(machine, state, settings.outer())?;
         let inner = Inner { rates, ..settings.inner(stage.adapted()) };
         Self { machine, settings: settings.clone(), stage, trainer, inner }.rehearsed()
@@ -188,6 +184,10 @@ fn staged<M: Machine + 'static>(machine: &M, settings: &Settings) -> Result<Stag
     let problem = problem.map_err(Error::from)?;
     for rule in rules {
         machine.attention().require_exact(&problem, *rule).map_err(Error::from)?;
+    }
+    // What cannot be read at the end is said at the beginning.
+    if settings.test_folder.is_some() {
+        drop(experiment::experiment::<M>(settings, Purpose::Judging)?);
     }
     Ok(Stage::new(machine, experiment::experiment(settings, Purpose::Training)?)?)
 }

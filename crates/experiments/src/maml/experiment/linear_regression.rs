@@ -18,7 +18,7 @@ use crate::maml::settings::Defaults;
 
 pub(super) const DEFAULTS: Defaults = Defaults {
     inner_steps: 3,
-    inner_rate: 0.01,
+    inner_rate: 1e-3,
     learn_rates: true,
     outer_rate: 1e-3,
     outer_steps: 5000,

@@ -11,7 +11,7 @@ pub(super) const DEFAULTS: Defaults = Defaults {
     inner_rate: 0.1,
     learn_rates: true,
     outer_rate: 1e-3,
-    outer_steps: 2000,
+    outer_steps: 500,
     batch: 4,
     clip: Some(1.0),
 };

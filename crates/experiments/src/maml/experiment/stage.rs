@@ -74,11 +74,6 @@ impl<M: Machine> Stage<M> {
             .collect()
     }
 
-    /// The learner.
-    pub fn learner_mut(&mut self) -> &mut Learner<M> {
-        &mut self.learner
-    }
-
     /// The learner, and what gives it a task and looks at what came of it.
     pub fn parts(&mut self) -> (&mut Learner<M>, Desk<'_, M>) {
         (&mut self.learner, Desk { experiment: &*self.experiment, places: &self.places })
