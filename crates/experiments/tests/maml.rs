@@ -159,3 +159,25 @@ fn every_experiment_trains_on_every_machine_that_is_served() {
         assert!(off(1) < 1e-9 && off(2) < 1e-3 && off(3) < 1e-3, "{task}: {losses:?}");
     }
 }
+
+#[test]
+fn what_judges_is_never_learned_from() {
+    let (machine, settings) = (machine(), short(TaskName::KeyValue));
+    let training = Training::new(&machine, &settings).unwrap();
+    let judged = training.evaluate(3).unwrap();
+    let mut stage = Stage::new(&machine, experiment(&settings, Purpose::Judging).unwrap()).unwrap();
+    let mut mean_from = |first: u64| {
+        let inner = Inner { learns_rates: false, ..training.inner().clone() };
+        let losses = (first..first + 3).map(|number| {
+            let task = stage.experiment().source().task(settings.seed, number).unwrap();
+            stage
+                .meta_gradient(&machine, training.parameters(), (&inner, Mode::FirstOrder), &task)
+                .unwrap()
+                .after
+        });
+        losses.sum::<f64>() / 3.0
+    };
+    // No training is so long that it comes to these numbers.
+    assert_eq!(judged.loss.mean, mean_from(1 << 63));
+    assert_ne!(judged.loss.mean, mean_from(0));
+}

@@ -125,12 +125,12 @@ impl Folder {
     }
 
     fn put_previous_back(&self, latest: &Path, previous: &Path) -> io::Result<()> {
-        if latest.exists() {
-            fs::rename(latest, self.path.join(DAMAGED))?;
-        }
         // A copy: two names of one file cannot take turns.
         let new = beside(latest);
         write(&new, &fs::read(previous)?)?;
+        if latest.exists() {
+            fs::rename(latest, self.path.join(DAMAGED))?;
+        }
         fs::rename(new, latest)?;
         sync_folder(&self.path)
     }
