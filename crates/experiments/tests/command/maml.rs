@@ -314,6 +314,28 @@ fn a_full_disk_is_said_and_costs_no_more_than_the_last_steps() {
     assert_eq!(bench.log("run"), bench.log("whole"));
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_log_that_cannot_grow_stops_the_run_and_half_a_line_does_no_harm() {
+    let bench = Bench::new();
+    let of_waves =
+        ["--task", "sinusoid", "--batch", "1", "--outer-steps", "1500", "--checkpoint-every", "200"];
+    let more = [&of_waves[..], &["--rel-diff-every", "0"]].concat();
+    assert_eq!(bench.train("whole", &more).code, 0);
+    // No file may be longer than the log of some hundred steps; a checkpoint is shorter.
+    let limit = "trap '' XFSZ; ulimit -f 100; exec \"$0\" \"$@\"";
+    let (theria, out) = (env!("CARGO_BIN_EXE_theria"), bench.path("run"));
+    let arguments = [&["-c", limit, theria, "maml", "--out", text(&out)], &more[..]].concat();
+    let ran = Ran::of(Command::new("sh").args(arguments));
+    ran.complains(&["is intact", "cannot write", "log.jsonl", "File too large"]);
+    assert!(!bench.bytes("run/log.jsonl").ends_with(b"\n"), "a line is half written");
+    let ran = bench.resume("run", &["--json"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.json()["resumed"].as_u64().unwrap() >= 200, "{ran:?}");
+    assert_eq!(bench.bytes("run/checkpoint.safetensors"), bench.bytes("whole/checkpoint.safetensors"));
+    assert_eq!(bench.log("run"), bench.log("whole"));
+}
+
 #[test]
 fn a_loop_that_diverges_is_said_with_its_step_and_the_last_checkpoint_is_intact() {
     let bench = Bench::new();
