@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use theria_contract::{Attention as _, Element, Problem, Rule};
 use theria_maml::machine::TensorOf;
-use theria_maml::meta::{Inner, Mode, State, Trainer};
+use theria_maml::meta::{Inner, Mode, Seen, State, Trainer};
 use theria_maml::{Error, Machine};
 
 use super::experiment::{self, Stage};
@@ -107,15 +107,16 @@ impl<'m, M: Machine + 'static> Training<'m, M> {
         })
     }
 
-    fn learn(&mut self, step: usize, accuracies: &mut Vec<f64>) -> Result<theria_maml::meta::Seen, Error> {
+    fn learn(&mut self, step: usize, accuracies: &mut Vec<f64>) -> Result<Seen, Error> {
         let Settings { batch, seed, .. } = self.settings;
         let (machine, mode) = (self.machine, self.settings.mode.mode());
-        let numbers: Vec<u64> = (0..batch).map(|task| self.number(step, task)).collect();
+        let numbers = (0..batch).map(|task| self.number(step, task));
+        let source = self.stage.experiment().source();
+        let tasks = numbers.map(|number| source.task(seed, number)).collect::<Result<Vec<_>, _>>()?;
         let (learner, desk) = self.stage.parts();
-        let load = |learner: &mut _, n: usize| desk.load(machine, learner, &desk.task(seed, numbers[n])?);
+        let load = |learner: &mut _, n: usize| desk.load(machine, learner, &tasks[n]);
         let see = |learner: &mut _, n: usize| {
-            let task = desk.task(seed, numbers[n])?;
-            accuracies.extend(desk.accuracy(machine, learner, &task)?);
+            accuracies.extend(desk.accuracy(machine, learner, &tasks[n])?);
             Ok(())
         };
         self.trainer.step_seen(machine, learner, &mut self.inner, mode, batch, load, see)

@@ -26,7 +26,7 @@ pub use key_value::KeyValueExperiment;
 pub use linear_regression::LinearRegressionExperiment;
 pub use prototypes::PrototypesExperiment;
 pub use sinusoid::SinusoidExperiment;
-pub use stage::Stage;
+pub use stage::{Desk, Stage};
 
 /// The two sides of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

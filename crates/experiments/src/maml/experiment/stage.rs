@@ -4,7 +4,7 @@ use theria_contract::{Element, Storage};
 use theria_maml::machine::TensorOf;
 use theria_maml::meta::{Adapted, Inner, Learner, Mode};
 use theria_maml::tasks::{Target, Task};
-use theria_maml::{Machine, Model, Result};
+use theria_maml::{Error, Machine, Model, Result};
 
 use super::{Adapts, Draft, Experiment, Parameter, Places, Side};
 
@@ -110,15 +110,14 @@ pub struct Desk<'a, M: Machine> {
 }
 
 impl<M: Machine> Desk<'_, M> {
-    /// Task `number` of a seed.
-    pub fn task(&self, seed: u64, number: u64) -> Result<Task> {
-        self.experiment.source().task(seed, number)
-    }
-
     /// Gives the learner the data of a task.
     pub fn load(&self, machine: &M, learner: &mut Learner<M>, task: &Task) -> Result<()> {
         for (side, places) in [Side::Support, Side::Query].into_iter().zip(self.places) {
             let numbers = self.experiment.numbers(task, side)?;
+            let (given, expected) = (numbers.len(), places.data.len());
+            if given != expected {
+                return Err(Error::Elements { what: "the data of a task (lists)", given, expected });
+            }
             let model = match side {
                 Side::Support => learner.support_mut(),
                 Side::Query => learner.query_mut(),
