@@ -25,4 +25,5 @@ pub mod cuda;
 pub mod evaluation;
 pub mod judgement;
 pub mod machine;
+pub mod maml;
 pub mod plot;

@@ -4,6 +4,8 @@
 //! its line. Each panel shows one operator; the thin lines have the slopes that right derivatives give.
 //! Equal data give equal bytes.
 
+pub mod curves;
+
 use std::error::Error;
 use std::ops::Range;
 

@@ -2,7 +2,7 @@
 
 use theria_contract::Tensor;
 use theria_jvp_hvp::Streaming;
-use theria_maml::meta::{Inner, Learner, Mode, Optimiser, Outer, Seen, Trainer};
+use theria_maml::meta::{Inner, Learner, Mode, Optimiser, Outer, Seen, State, Trainer};
 use theria_maml::tasks::{Samples, Sinusoid, Stream, TaskSource as _};
 use theria_maml::{Error, Graph, Host, Model, Result, ValueId};
 
@@ -163,4 +163,53 @@ fn no_tasks_and_a_loop_that_diverges_are_said_and_change_nothing() {
     let diverged = loops.step(&mut trainer, &mut wild, 2, 0);
     assert!(matches!(diverged, Err(Error::Diverged { .. })), "{diverged:?}");
     assert_eq!((all(trainer.parameters()), trainer.steps()), (before, 0));
+}
+
+#[test]
+fn a_trainer_goes_on_from_its_state_with_the_same_bits() {
+    for optimiser in [Optimiser::Sgd, Optimiser::Momentum { decay: 0.9 }, Optimiser::ADAM] {
+        let outer = Outer { optimiser, rate: 1e-2, clip: Some(10.0) };
+        let go = |loops: &mut Loop,
+                  trainer: &mut Trainer<Cpu>,
+                  inner: &mut Inner,
+                  steps: std::ops::Range<usize>| {
+            for step in steps {
+                loops.step(trainer, inner, 3, 3 * step).unwrap();
+            }
+        };
+        let mut loops = Loop::new();
+        let (mut whole, mut inner_of_whole) = (loops.trainer(outer), inner().learning_rates());
+        go(&mut loops, &mut whole, &mut inner_of_whole, 0..4);
+        let (state, rates) = (whole.state(&loops.machine).unwrap(), inner_of_whole.rates.clone());
+        go(&mut loops, &mut whole, &mut inner_of_whole, 4..8);
+
+        let forgetful = State { steps: 0, ..state.clone() };
+        let resumed = |state: State<f64>| {
+            let mut loops = Loop::new();
+            let mut trainer = Trainer::resume(&loops.machine, state, outer).unwrap();
+            let mut inner = Inner { rates: rates.clone(), ..inner().learning_rates() };
+            go(&mut loops, &mut trainer, &mut inner, 4..8);
+            (trainer.steps(), all(trainer.parameters()), inner.rates)
+        };
+        assert_eq!(resumed(state), (8, all(whole.parameters()), inner_of_whole.rates));
+        // The number of the step is part of what Adam goes on from, and of no other.
+        let same = resumed(forgetful).1 == all(whole.parameters());
+        assert_eq!(same, optimiser != Optimiser::ADAM, "{optimiser:?}");
+    }
+}
+
+#[test]
+fn a_state_that_does_not_fit_the_optimiser_is_refused() {
+    let loops = Loop::new();
+    let adam = Outer { optimiser: Optimiser::ADAM, ..PLAIN };
+    let state = || loops.trainer(adam).state(&loops.machine).unwrap();
+    assert!(Trainer::resume(&loops.machine, state(), adam).is_ok());
+    let mut few = state();
+    few.memories.pop();
+    let mut short = state();
+    short.memories[0][1] = Tensor::zeros([1, 1, 1, 3]).unwrap();
+    for (state, outer) in [(state(), PLAIN), (few, adam), (short, adam)] {
+        let refused = Trainer::resume(&loops.machine, state, outer).map(|_| ());
+        assert!(matches!(refused, Err(Error::Elements { .. })), "{refused:?}");
+    }
 }

@@ -7,6 +7,7 @@ mod check;
 mod console;
 mod doctor;
 mod eval;
+mod maml;
 mod plots;
 mod progress;
 mod proofs;
@@ -42,7 +43,7 @@ const EXIT_CODES: &str = "Exit code: 0 done, 1 judged and failed, 2 wrong usage 
     version,
     args_conflicts_with_subcommands = true,
     after_help = EXIT_CODES,
-    after_long_help = format!("Examples:\n  theria\n  theria --plots pictures\n  theria eval --input case.safetensors --output out.safetensors\n  theria check --case case.safetensors --candidate out.safetensors\n  theria boundary --json\n  theria bench --preset small\n\n{EXIT_CODES}")
+    after_long_help = format!("Examples:\n  theria\n  theria --plots pictures\n  theria eval --input case.safetensors --output out.safetensors\n  theria check --case case.safetensors --candidate out.safetensors\n  theria boundary --json\n  theria bench --preset small\n  theria maml --out runs/memory --task key-value\n\n{EXIT_CODES}")
 )]
 struct Cli {
     #[command(subcommand)]
@@ -59,6 +60,7 @@ enum Command {
     Bench(bench::BenchArgs),
     Doctor(doctor::DoctorArgs),
     Tune(tune::TuneArgs),
+    Maml(maml::MamlArgs),
 }
 
 /// What every command takes.
@@ -96,6 +98,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Bench(args)) => bench::run(&args, console),
         Some(Command::Doctor(args)) => doctor::run(&args, console),
         Some(Command::Tune(args)) => tune::run(&args, console),
+        Some(Command::Maml(args)) => maml::run(&args, console),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

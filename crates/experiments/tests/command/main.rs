@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod eval;
+mod maml;
 mod surface;
 mod tune;
 

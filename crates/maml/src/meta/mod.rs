@@ -15,7 +15,7 @@ pub use implicit::{Solved, Solver};
 pub use inner::{Adapted, Inner, Keep, Mode};
 pub use learner::Learner;
 pub use optimiser::Optimiser;
-pub use trainer::{Outer, Seen, Trainer};
+pub use trainer::{Outer, Seen, State, Trainer};
 
 use theria_gpu_fwd::Source;
 

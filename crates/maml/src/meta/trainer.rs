@@ -1,6 +1,6 @@
 //! The outer loop: where tasks begin is learned, over batches of them.
 
-use theria_contract::{Layout, Storage};
+use theria_contract::{Layout, Scalar, Storage, Tensor};
 
 use super::learner::{Adapted, Inner, Learner, Mode};
 use super::optimiser::{Optimiser, Plus, Scaled, Step};
@@ -25,6 +25,20 @@ pub struct Seen {
     pub losses: Adapted,
     /// The norm of the mean of gradients, before it was cut.
     pub norm: f64,
+}
+
+/// Everything that a trainer goes on from, in the memory of the host. Rates that are learned belong to the inner loop, and
+/// are not in it.
+#[derive(Clone, Debug)]
+pub struct State<E: Scalar> {
+    /// Steps that were made.
+    pub steps: usize,
+    /// What has been learned, in the order of [`Learner::names`].
+    pub parameters: Vec<Tensor<E>>,
+    /// What the outer optimiser remembers of each of them.
+    pub memories: Vec<Vec<Tensor<E>>>,
+    /// What it remembers of the rates: as many lists, empty as long as rates are not learned.
+    pub rate_memories: Vec<Vec<f64>>,
 }
 
 /// A start that is being learned, and what the outer optimiser remembers.
@@ -57,6 +71,39 @@ impl<M: Machine> Trainer<M> {
         })
     }
 
+    /// The trainer of a state: its next step is, bit by bit, what it would have been there.
+    pub fn resume(machine: &M, state: State<M::Element>, outer: Outer) -> Result<Self> {
+        let State { steps, parameters, memories, rate_memories } = state;
+        let each = outer.optimiser.memories();
+        expect("the memories of parameters", memories.len(), parameters.len())?;
+        expect("the memories of rates", rate_memories.len(), each)?;
+        for (of_one, parameter) in memories.iter().zip(&parameters) {
+            expect("the memories of a parameter", of_one.len(), each)?;
+            for memory in of_one {
+                expect("a memory of a parameter", memory.data().len(), parameter.data().len())?;
+            }
+        }
+        let lift = |all: &[Tensor<M::Element>]| -> Result<Vec<TensorOf<M>>> {
+            all.iter().map(|tensor| Ok(machine.storage().upload(tensor)?)).collect()
+        };
+        let mut trainer = Self::new(machine, lift(&parameters)?, outer)?;
+        trainer.memories = memories.iter().map(|of_one| lift(of_one)).collect::<Result<_>>()?;
+        Ok(Self { rate_memories, steps, ..trainer })
+    }
+
+    /// Where it stands.
+    pub fn state(&self, machine: &M) -> Result<State<M::Element>> {
+        let lower = |all: &[TensorOf<M>]| -> Result<Vec<Tensor<M::Element>>> {
+            all.iter().map(|tensor| Ok(machine.storage().download(M::Storage::view(tensor))?)).collect()
+        };
+        Ok(State {
+            steps: self.steps,
+            parameters: lower(&self.parameters)?,
+            memories: self.memories.iter().map(|of_one| lower(of_one)).collect::<Result<_>>()?,
+            rate_memories: self.rate_memories.clone(),
+        })
+    }
+
     /// What has been learned, in the order of [`Learner::names`].
     pub fn parameters(&self) -> &[TensorOf<M>] {
         &self.parameters
@@ -75,7 +122,21 @@ impl<M: Machine> Trainer<M> {
         inner: &mut Inner,
         mode: Mode,
         tasks: usize,
+        load: impl FnMut(&mut Learner<M>, usize) -> Result<()>,
+    ) -> Result<Seen> {
+        self.step_seen(machine, learner, inner, mode, tasks, load, |_, _| Ok(()))
+    }
+
+    /// The same; `see` is shown the learner after it has adapted to each task.
+    pub fn step_seen(
+        &mut self,
+        machine: &M,
+        learner: &mut Learner<M>,
+        inner: &mut Inner,
+        mode: Mode,
+        tasks: usize,
         mut load: impl FnMut(&mut Learner<M>, usize) -> Result<()>,
+        mut see: impl FnMut(&mut Learner<M>, usize) -> Result<()>,
     ) -> Result<Seen> {
         if tasks == 0 {
             return Err(Error::NoTasks);
@@ -88,6 +149,7 @@ impl<M: Machine> Trainer<M> {
             load(learner, task)?;
             let start: Vec<_> = self.parameters.iter().collect();
             let adapted = learner.meta_gradient(machine, &start, inner, mode)?;
+            see(learner, task)?;
             losses.before += share * adapted.before;
             losses.after += share * adapted.after;
             for (mean, gradient) in self.means.iter_mut().zip(learner.gradients()) {
@@ -130,4 +192,8 @@ impl<M: Machine> Trainer<M> {
         self.steps += 1;
         Ok(Seen { losses, norm })
     }
+}
+
+fn expect(what: &'static str, given: usize, expected: usize) -> Result<()> {
+    if given == expected { Ok(()) } else { Err(Error::Elements { what, given, expected }) }
 }
