@@ -18,7 +18,7 @@ pub fn device() -> Result<&'static Device, &'static Error> {
 }
 
 /// The same, where kernels can be compiled for it too.
-fn ready() -> Result<&'static Device, &'static Error> {
+pub(crate) fn ready() -> Result<&'static Device, &'static Error> {
     static COMPILER: OnceLock<Result<(), Error>> = OnceLock::new();
     let device = device()?;
     COMPILER.get_or_init(|| Compiler::open().map(drop)).as_ref()?;

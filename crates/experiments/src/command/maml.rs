@@ -84,7 +84,7 @@ struct Changes {
     /// streaming, dense, cuda-ref, cuda-fused, or opaque(…) around one of them [default: streaming]
     #[arg(long)]
     backend: Option<Attending>,
-    /// Element type: f64 or f32 [default: f64]
+    /// Element type: f64 or f32; f32 or bf16 for cuda-fused [default: f64]
     #[arg(long, value_name = "TYPE")]
     dtype: Option<DType>,
     /// Steps of the inner loop

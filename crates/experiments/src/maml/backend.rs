@@ -3,10 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
+use half::bf16;
 use theria_contract::{Attention, DType, Error, Host as Memory};
+use theria_gpu_bwd::{CudaFused, CudaRef};
+use theria_gpu_fwd::Cuda;
 use theria_jvp_hvp::{Dense, Opaque, Streaming};
+use theria_maml::machine::{Attended, Precision};
 use theria_maml::number::Number;
-use theria_maml::{Host, Machine};
+use theria_maml::{Gpu, Host, Machine};
 use theria_reference::Real;
 
 use super::{MamlError, Result};
@@ -62,25 +66,65 @@ pub trait Visit {
     fn visit<M: Machine + 'static>(self, machine: &M) -> Self::Output;
 }
 
-/// Makes the machine and hands it to the visitor.
+/// Makes the machine and hands it to the visitor. A device computes attention and factors of products in bf16, with everything
+/// else in f32, where that is the type.
 pub fn with_machine<V: Visit>(attending: Attending, dtype: DType, visitor: V) -> Result<V::Output> {
-    match dtype {
-        DType::F64 => of_type::<f64, V>(attending, visitor),
-        DType::F32 => of_type::<f32, V>(attending, visitor),
-        DType::F16 | DType::Bf16 => Err(MamlError::setting("dtype", dtype, "f64 or f32")),
+    let Attending { backend, .. } = attending;
+    match (backend, dtype) {
+        (Backend::Streaming | Backend::Dense, DType::F64) => on_host_in::<f64, V>(attending, visitor),
+        (Backend::Streaming | Backend::Dense, DType::F32) => on_host_in::<f32, V>(attending, visitor),
+        (Backend::CudaRef, DType::F64) => {
+            on_device::<f64, f64, _, V>(CudaRef::new(cuda()?), Precision::F32, attending, visitor)
+        }
+        (Backend::CudaRef, DType::F32) => {
+            on_device::<f32, f32, _, V>(CudaRef::new(cuda()?), Precision::F32, attending, visitor)
+        }
+        (Backend::CudaFused, DType::F32) => {
+            on_device::<f32, f32, _, V>(CudaFused::new(cuda()?), Precision::F32, attending, visitor)
+        }
+        (Backend::CudaFused, DType::Bf16) => {
+            on_device::<f32, bf16, _, V>(CudaFused::new(cuda()?), Precision::Bf16, attending, visitor)
+        }
+        _ => Err(MamlError::NotServed { backend, dtype }),
     }
 }
 
-fn of_type<R, V: Visit>(Attending { backend, opaque }: Attending, visitor: V) -> Result<V::Output>
+/// The memory of the device of this process.
+fn cuda() -> Result<Cuda> {
+    let device = crate::cuda::ready();
+    Ok(Cuda::new(device.map_err(|error| MamlError::NoDevice { reason: error.to_string() })?.clone()))
+}
+
+fn on_device<R, E, A, V>(
+    attention: A,
+    products: Precision,
+    attending: Attending,
+    visitor: V,
+) -> Result<V::Output>
+where
+    R: Real + Number,
+    E: Attended<R>,
+    A: Attention<E, Storage = Cuda> + 'static,
+    V: Visit,
+{
+    if attending.opaque {
+        let machine = Gpu::<_, R, E>::new(Opaque::new(attention)).map_err(MamlError::Learning)?;
+        Ok(visitor.visit(&machine.with_products(products)))
+    } else {
+        let machine = Gpu::<_, R, E>::new(attention).map_err(MamlError::Learning)?;
+        Ok(visitor.visit(&machine.with_products(products)))
+    }
+}
+
+fn on_host_in<R, V: Visit>(Attending { backend, opaque }: Attending, visitor: V) -> Result<V::Output>
 where
     R: Real + Number,
     Streaming: Attention<R, Storage = Memory>,
     Dense: Attention<R, Storage = Memory>,
 {
     match backend {
-        Backend::Streaming => Ok(on_host::<R, _, V>(Streaming::new(), opaque, visitor)),
         Backend::Dense => Ok(on_host::<R, _, V>(Dense::new(), opaque, visitor)),
-        _ => Err(MamlError::NotServed { backend }),
+        _ => Ok(on_host::<R, _, V>(Streaming::new(), opaque, visitor)),
     }
 }
 
@@ -109,7 +153,7 @@ mod tests {
         type Output = (DType, bool);
 
         fn visit<M: Machine + 'static>(self, machine: &M) -> Self::Output {
-            let dtype = <M::Element as Element>::DTYPE;
+            let dtype = <M::Attended as Element>::DTYPE;
             let problem = Problem::builder(dtype).build().unwrap();
             (dtype, machine.attention().support(&problem, Rule::SecondOrder).is_exact())
         }

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use theria_contract::DType;
 use thiserror::Error;
 
 use crate::backend::Backend;
@@ -64,13 +65,21 @@ pub enum MamlError {
         /// The tasks.
         task: &'static str,
     },
-    /// A backend that has the rules, but no models yet.
+    /// A backend does not compute models in this type.
     #[error(
-        "{backend} does not serve models in this build: streaming and dense do, on the CPU; `--backend streaming`"
+        "{backend} does not compute models in {dtype}: streaming, dense and cuda-ref take f64 and f32, cuda-fused f32 and bf16"
     )]
     NotServed {
         /// The backend.
         backend: Backend,
+        /// The type.
+        dtype: DType,
+    },
+    /// There is no device for a backend that needs one.
+    #[error("no device: {reason}")]
+    NoDevice {
+        /// Why.
+        reason: String,
     },
     /// A run was made with other settings.
     #[error("the run in {} has other settings: {differences}; leave them out to go on with those of the run, or start another one with --out", folder.display())]

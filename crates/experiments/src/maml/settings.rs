@@ -130,9 +130,6 @@ impl Settings {
         if let Some(clip) = self.clip.filter(|clip| clip.is_nan() || *clip <= 0.0) {
             return Err(MamlError::setting("clip", clip, "a norm above 0, or none"));
         }
-        if !matches!(self.dtype, DType::F64 | DType::F32) {
-            return Err(MamlError::setting("dtype", self.dtype, "f64 or f32"));
-        }
         match (self.task, &self.folder) {
             (TaskName::Images, None) => Err(MamlError::setting("folder", "missing", "a folder of images")),
             (TaskName::Images, Some(_)) => Ok(()),

@@ -181,7 +181,7 @@ fn staged<M: Machine + 'static>(machine: &M, settings: &Settings) -> Result<Stag
     let second_order = settings.mode.is_second_order() || settings.rel_diff_every > 0;
     let rules = if second_order { &Rule::ALL[..] } else { &[Rule::Forward, Rule::Backward] };
     // Asked whether or not the model attends: a mode is refused by name, and not by what a model happens to need.
-    let problem = Problem::builder(<M::Element as Element>::DTYPE).lengths(2, 2).head_dims(8, 8).build();
+    let problem = Problem::builder(<M::Attended as Element>::DTYPE).lengths(2, 2).head_dims(8, 8).build();
     let problem = problem.map_err(Error::from)?;
     for rule in rules {
         machine.attention().require_exact(&problem, *rule).map_err(Error::from)?;
