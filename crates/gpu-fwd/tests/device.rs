@@ -7,10 +7,11 @@ use std::time::Duration;
 use half::{bf16, f16};
 use libtest_mimic::{Arguments, Trial};
 use theria_contract::{
-    Attention, DType, Inputs, Layout, Primal, Problem, Saved, SavedTensor, Scalar, Storage, Tensor, saved_mut,
+    Attention, DType, Element, Inputs, Layout, Primal, Problem, Saved, SavedTensor, Scalar, Storage, Tensor,
+    saved_mut,
 };
 use theria_gpu_fwd::forward::CudaRef;
-use theria_gpu_fwd::{Compiler, Cuda, Device, Error};
+use theria_gpu_fwd::{Blas, Compiler, Cuda, Device, Error, Multiplied};
 
 fn main() {
     let arguments = Arguments::from_args();
@@ -30,6 +31,9 @@ fn main() {
     };
     let test = |name: &str, run| needing(no_device.as_ref(), name, run);
     let test_kernels = |name: &str, run| needing(no_device.as_ref().or(no_compiler.as_ref()), name, run);
+    // Found without a device, started on one.
+    let no_products = Device::open(0).and_then(|device| Blas::open(&device)).err();
+    let test_products = |name: &str, run| needing(no_products.as_ref(), name, run);
     let trials = vec![
         test("what_is_uploaded_comes_back_in_every_type_and_layout", round_trips),
         test("large_tensors_come_back_whole_from_many_threads", large_round_trips),
@@ -48,6 +52,9 @@ fn main() {
         test("other_threads_wait_while_one_records", others_wait),
         test("a_panic_in_recorded_work_leaves_the_device_usable", panic_in_a_recording),
         test("what_is_dropped_in_a_recording_goes_when_it_was_replayed", drop_in_a_recording),
+        test_products("products_are_those_of_the_host_in_every_type_and_order", products),
+        test_products("a_product_of_other_sizes_or_of_gaps_is_refused", refused_products),
+        test_products("a_recorded_product_is_the_same_bit_by_bit", recorded_product),
         test_kernels("recorded_work_keeps_the_kernels_of_a_backend_that_is_gone", kernels_kept),
     ];
     libtest_mimic::run(&arguments, trials).exit();
@@ -380,4 +387,113 @@ fn kernels_kept(cuda: &Cuda) {
     assert_eq!(cuda.download(Cuda::view(&call.saved.output)).unwrap(), wanted);
     drop(graph);
     round_trip(cuda, |n| n as i32);
+}
+
+/// Numbers that no rounding of a type is even about.
+fn factor<E: Element>(rows: usize, columns: usize, seed: f64) -> Tensor<E> {
+    let number = |n: usize| E::from_f64(((n as f64 + 1.0) * (1.3 + seed)).sin());
+    numbers(Layout::contiguous([1, 1, rows, columns]).unwrap(), number)
+}
+
+/// A product on the host, in f64, of what the type made of its factors.
+fn on_host<E: Element>(product: Multiplied, a: &Tensor<E>, b: &Tensor<E>) -> Vec<f64> {
+    let Multiplied { rows, inner, columns, a_transposed, b_transposed } = product;
+    let at = |x: &Tensor<E>, transposed: bool, (i, j): (usize, usize), (rows, columns): (usize, usize)| {
+        x.data()[if transposed { j * rows + i } else { i * columns + j }].to_f64()
+    };
+    let entry = |i: usize, j: usize| {
+        let term = |l: usize| {
+            at(a, a_transposed, (i, l), (rows, inner)) * at(b, b_transposed, (l, j), (inner, columns))
+        };
+        (0..inner).map(term).sum::<f64>()
+    };
+    (0..rows * columns).map(|n| entry(n / columns, n % columns)).collect()
+}
+
+/// A product in every order of its factors, written and added.
+fn product<R: Element, E: Element>(cuda: &Cuda, tf32: bool, bound: f64) {
+    let blas = Blas::open(cuda.device()).unwrap();
+    for (rows, inner, columns) in [(1, 1, 1), (7, 33, 5), (64, 128, 96), (3, 0, 4), (0, 3, 4), (129, 1, 65)] {
+        for (a_transposed, b_transposed) in [(false, false), (false, true), (true, false), (true, true)] {
+            let asked = Multiplied { rows, inner, columns, a_transposed, b_transposed };
+            let (a, b) = (factor::<E>(rows, inner, 0.1), factor::<E>(inner, columns, 0.7));
+            let wanted = on_host(asked, &a, &b);
+            let (a, b) = (cuda.upload(&a).unwrap(), cuda.upload(&b).unwrap());
+            // What is there is of no account, unless it is added to.
+            let poison =
+                numbers(Layout::contiguous([1, 1, rows, columns]).unwrap(), |_| R::from_f64(f64::NAN));
+            let mut made = cuda.upload(&poison).unwrap();
+            for (add, times) in [(false, 1.0), (true, 2.0)] {
+                let factors = (Cuda::view(&a), Cuda::view(&b));
+                blas.multiply(asked, tf32, factors, &mut Cuda::view_mut(&mut made), add).unwrap();
+                let found = cuda.download(Cuda::view(&made)).unwrap();
+                for (found, wanted) in found.data().iter().zip(&wanted) {
+                    let error = (found.to_f64() - times * wanted).abs();
+                    assert!(error <= bound * (1.0 + inner as f64).sqrt(), "{asked:?}: {error:e}");
+                }
+            }
+        }
+    }
+}
+
+fn products(cuda: &Cuda) {
+    product::<f64, f64>(cuda, false, 1e-15);
+    // f64 is never rounded.
+    product::<f64, f64>(cuda, true, 1e-15);
+    product::<f32, f32>(cuda, false, 1e-6);
+    product::<f32, f32>(cuda, true, 2e-3);
+    product::<f32, f16>(cuda, false, 1e-6);
+    product::<f32, bf16>(cuda, false, 1e-6);
+    // The bound of f32 tells TF32 from it.
+    assert!(catch_unwind(AssertUnwindSafe(|| product::<f32, f32>(cuda, true, 1e-6))).is_err());
+}
+
+fn refused_products(cuda: &Cuda) {
+    let blas = Blas::open(cuda.device()).unwrap();
+    let asked = Multiplied { rows: 4, inner: 3, columns: 5, a_transposed: false, b_transposed: false };
+    let multiply = |a: Layout, b: Layout, made: Layout| {
+        let tensor = |layout| cuda.allocate::<f32>(layout).unwrap();
+        let (a, b, mut made) = (tensor(a), tensor(b), tensor(made));
+        blas.multiply(asked, false, (Cuda::view(&a), Cuda::view(&b)), &mut Cuda::view_mut(&mut made), false)
+    };
+    let packed = |rows, columns| Layout::contiguous([1, 1, rows, columns]).unwrap();
+    multiply(packed(4, 3), packed(3, 5), packed(4, 5)).unwrap();
+    let gaps = Layout::strided([1, 1, 4, 3], [16, 16, 4, 1]).unwrap();
+    for (a, b, made) in [
+        (packed(4, 4), packed(3, 5), packed(4, 5)),
+        (packed(4, 3), packed(3, 4), packed(4, 5)),
+        (packed(4, 3), packed(3, 5), packed(4, 6)),
+        (gaps, packed(3, 5), packed(4, 5)),
+    ] {
+        assert!(matches!(multiply(a, b, made), Err(Error::NotPacked { .. })));
+    }
+    let other = Cuda::new(Device::open(0).unwrap());
+    let (a, b) = (other.allocate::<f32>(packed(4, 3)).unwrap(), cuda.allocate::<f32>(packed(3, 5)).unwrap());
+    let mut made = cuda.allocate::<f32>(packed(4, 5)).unwrap();
+    let outcome =
+        blas.multiply(asked, false, (Cuda::view(&a), Cuda::view(&b)), &mut Cuda::view_mut(&mut made), false);
+    assert!(matches!(outcome, Err(Error::OtherDevice { .. })));
+}
+
+#[allow(unsafe_code)]
+fn recorded_product(cuda: &Cuda) {
+    let blas = Blas::open(cuda.device()).unwrap();
+    let asked = Multiplied { rows: 300, inner: 2000, columns: 70, a_transposed: true, b_transposed: false };
+    let a = cuda.upload(&factor::<bf16>(300, 2000, 0.1)).unwrap();
+    let b = cuda.upload(&factor::<bf16>(2000, 70, 0.7)).unwrap();
+    let mut made = cuda.allocate::<f32>(Layout::contiguous([1, 1, 300, 70]).unwrap()).unwrap();
+    let mut multiply = || {
+        let factors = (Cuda::view(&a), Cuda::view(&b));
+        blas.multiply(asked, false, factors, &mut Cuda::view_mut(&mut made), false)
+    };
+    multiply().unwrap();
+    let graph = cuda.device().record(&mut multiply).unwrap().unwrap();
+    let wanted = cuda.download(Cuda::view(&made)).unwrap();
+    let bits = |tensor: &Tensor<f32>| tensor.data().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    for _ in 0..3 {
+        // SAFETY: the factors and the product live, and nobody else uses them.
+        unsafe { graph.launch() }.unwrap();
+        assert_eq!(bits(&cuda.download(Cuda::view(&made)).unwrap()), bits(&wanted));
+    }
+    assert!(wanted.data().iter().any(|x| *x != 0.0), "a product of nothing says nothing");
 }

@@ -71,8 +71,8 @@ pub trait Visit {
 pub fn with_machine<V: Visit>(attending: Attending, dtype: DType, visitor: V) -> Result<V::Output> {
     let Attending { backend, .. } = attending;
     match (backend, dtype) {
-        (Backend::Streaming | Backend::Dense, DType::F64) => on_host_in::<f64, V>(attending, visitor),
-        (Backend::Streaming | Backend::Dense, DType::F32) => on_host_in::<f32, V>(attending, visitor),
+        (Backend::Streaming | Backend::Dense, DType::F64) => Ok(on_host_in::<f64, V>(attending, visitor)),
+        (Backend::Streaming | Backend::Dense, DType::F32) => Ok(on_host_in::<f32, V>(attending, visitor)),
         (Backend::CudaRef, DType::F64) => {
             on_device::<f64, f64, _, V>(CudaRef::new(cuda()?), Precision::F32, attending, visitor)
         }
@@ -116,15 +116,15 @@ where
     }
 }
 
-fn on_host_in<R, V: Visit>(Attending { backend, opaque }: Attending, visitor: V) -> Result<V::Output>
+fn on_host_in<R, V: Visit>(Attending { backend, opaque }: Attending, visitor: V) -> V::Output
 where
     R: Real + Number,
     Streaming: Attention<R, Storage = Memory>,
     Dense: Attention<R, Storage = Memory>,
 {
     match backend {
-        Backend::Dense => Ok(on_host::<R, _, V>(Dense::new(), opaque, visitor)),
-        _ => Ok(on_host::<R, _, V>(Streaming::new(), opaque, visitor)),
+        Backend::Dense => on_host::<R, _, V>(Dense::new(), opaque, visitor),
+        _ => on_host::<R, _, V>(Streaming::new(), opaque, visitor),
     }
 }
 

@@ -198,13 +198,11 @@ where
         let add = std::mem::replace(&mut out.add, true);
         let (blas, mut made) = (&self.shared.blas, view_mut(out.to));
         let tf32 = self.precision == Precision::Tf32;
-        on_device(match (factors.rounded.get(a), factors.rounded.get(b)) {
-            (Some(a), Some(b)) => blas.multiply(product, tf32, (view(a), view(b)), &mut made, add),
-            _ => {
-                let given = (view(factors.given[a]), view(factors.given[b]));
-                blas.multiply(product, tf32, given, &mut made, add)
-            }
-        })
+        if let (Some(a), Some(b)) = (factors.rounded.get(a), factors.rounded.get(b)) {
+            return on_device(blas.multiply(product, tf32, (view(a), view(b)), &mut made, add));
+        }
+        let given = (view(factors.given[a]), view(factors.given[b]));
+        on_device(blas.multiply(product, tf32, given, &mut made, add))
     }
 
     fn value<K: Rowwise>(
