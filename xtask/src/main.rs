@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
 
 mod builds;
@@ -78,6 +79,9 @@ enum Task {
         /// Write the registers that were measured as the new budget
         #[arg(long, conflicts_with = "check")]
         bless: bool,
+        /// Only the kernels of this crate [default: of all crates]
+        #[arg(long, value_parser = PossibleValuesParser::new(kernels::CRATES.map(|(package, _)| package)))]
+        package: Option<String>,
     },
     /// Check that crates depend downward only, inherit the lints, and keep unsafe code at the bottom
     Layers,
@@ -138,9 +142,9 @@ fn run(root: &Path, task: Task) -> anyhow::Result<()> {
         Task::Ci { only, skip, .. } => ci::run(root, &only, &skip),
         Task::Docs => docs::build(root),
         Task::GpuBundle { out } => gpu_bundle::bundle(root, &out),
-        Task::Kernels { check: true, .. } => kernels::check(root),
-        Task::Kernels { bless: true, .. } => kernels::bless(root),
-        Task::Kernels { .. } => kernels::print(root),
+        Task::Kernels { check: true, package, .. } => kernels::check(root, package.as_deref()),
+        Task::Kernels { bless: true, package, .. } => kernels::bless(root, package.as_deref()),
+        Task::Kernels { package, .. } => kernels::print(root, package.as_deref()),
         Task::Layers => layers::check(root),
         Task::Links => links::check(root),
         Task::PhaseCheck { phase, no_run } => phase_check::check(root, phase, !no_run),

@@ -18,22 +18,28 @@ use budget::{Budget, Remedy, Violation};
 use report::{Instance, Outcome};
 
 /// The crates that have kernels, and the budget of each.
-const CRATES: [(&str, &str); 2] = [
+pub(crate) const CRATES: [(&str, &str); 3] = [
     ("theria-gpu-fwd", "crates/gpu-fwd/kernels/budget.toml"),
     ("theria-gpu-bwd", "crates/gpu-bwd/kernels/budget.toml"),
+    ("theria-maml", "crates/maml/kernels/budget.toml"),
 ];
 
+/// All of them, or one.
+fn chosen(only: Option<&str>) -> impl Iterator<Item = (&'static str, &'static str)> {
+    CRATES.into_iter().filter(move |(package, _)| only.is_none_or(|only| only == *package))
+}
+
 /// Prints what every instance needs, and judges nothing.
-pub(crate) fn print(root: &Path) -> Result<()> {
-    for (package, _) in CRATES {
+pub(crate) fn print(root: &Path, only: Option<&str>) -> Result<()> {
+    for (package, _) in chosen(only) {
         print!("{}", table(&compile(root, package)?));
     }
     Ok(())
 }
 
 /// Fails with everything that breaks the budget of a crate.
-pub(crate) fn check(root: &Path) -> Result<()> {
-    for (package, budget) in CRATES {
+pub(crate) fn check(root: &Path, only: Option<&str>) -> Result<()> {
+    for (package, budget) in chosen(only) {
         let allowed = read_budget(root, budget)?;
         judge(&compile(root, package)?, &allowed, budget)?;
     }
@@ -41,8 +47,8 @@ pub(crate) fn check(root: &Path) -> Result<()> {
 }
 
 /// Writes the registers that were measured as the new budgets. What no budget allows still fails.
-pub(crate) fn bless(root: &Path) -> Result<()> {
-    for (package, budget) in CRATES {
+pub(crate) fn bless(root: &Path, only: Option<&str>) -> Result<()> {
+    for (package, budget) in chosen(only) {
         let instances = compile(root, package)?;
         let allowed = Budget::of(&instances);
         write_file(&root.join(budget), &allowed.to_string())?;

@@ -19,7 +19,7 @@ const TESTS: &str = "theria-tests";
 const TOOL: &str = "xtask";
 
 /// The crates that launch kernels. Nobody else needs unsafe code.
-pub(crate) const UNSAFE_CRATES: &[&str] = &["theria-gpu-fwd", "theria-gpu-bwd"];
+pub(crate) const UNSAFE_CRATES: &[&str] = &["theria-gpu-fwd", "theria-gpu-bwd", "theria-maml"];
 
 pub(crate) fn may_be_unsafe(name: &str) -> bool {
     UNSAFE_CRATES.contains(&name)
