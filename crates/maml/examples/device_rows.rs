@@ -1,7 +1,7 @@
 //! The time and the memory of an exact meta-gradient through a transformer on a CUDA device, beside its error.
 //!
 //! `cargo run --release -p theria-maml --example device_rows -- [tokens] [inner steps] [layers] [width] [heads]`;
-//! `benches/peers/gpu_maml.py` has the same by PyTorch. Every line is a JSON object.
+//! `benches/peers/gpu_maml.py` has the same by `PyTorch`. Every line is a JSON object.
 
 use std::time::Instant;
 

@@ -28,6 +28,8 @@ struct Value {
     name: Option<String>,
     /// How attention reads it; packed rows otherwise.
     layout: Option<Layout>,
+    /// Whether its numbers are there after an evaluation.
+    kept: bool,
 }
 
 /// An operation, its operands, and its result.
@@ -74,6 +76,11 @@ impl<M: Machine> Graph<M> {
         self.value(rows, columns, Some(name.to_owned()))
     }
 
+    /// Keeps what an operation makes, to be read after an evaluation: logits, say.
+    pub fn keep(&mut self, value: ValueId) {
+        self.values[value.0].kept = true;
+    }
+
     /// Rows and columns.
     pub fn shape(&self, value: ValueId) -> (usize, usize) {
         let value = &self.values[value.0];
@@ -88,7 +95,7 @@ impl<M: Machine> Graph<M> {
     }
 
     fn value(&mut self, rows: usize, columns: usize, name: Option<String>) -> ValueId {
-        self.values.push(Value { rows, columns, name, layout: None });
+        self.values.push(Value { rows, columns, name, layout: None, kept: false });
         ValueId(self.values.len() - 1)
     }
 

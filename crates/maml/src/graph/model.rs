@@ -36,8 +36,8 @@ struct Replay<M: Machine> {
 /// records, what a plan is used for a second time is recorded, and replayed from then on.
 pub struct Model<M: Machine> {
     graph: Graph<M>,
-    /// What an operation makes, for each value. The others are parameters and data, which keep all their tensors; of what
-    /// is made, tangents and cotangents are there for a while.
+    /// What an operation makes, for each value. The others are parameters and data, which keep all their tensors; what is
+    /// made is there for a while.
     made: Vec<bool>,
     layouts: Vec<Layout>,
     spare: Spare<M>,
@@ -197,14 +197,15 @@ impl<M: Machine> Model<M> {
             let (left, right) = (graph.shape(loss), (1, 1));
             return Err(Error::Shapes { operation: "loss", left, right, needed: "one number" });
         }
+        graph.keep(loss);
         graph.keep_what_makes(loss);
         graph.give_copies();
         let none = || (0..graph.values.len()).map(|_| None).collect();
         let (mut primal, tangent, cotangent, cotangent_tangent) = (none(), none(), none(), none());
-        fill_plane(&graph, machine, &mut primal, |_| true)?;
         let mut made = vec![false; graph.values.len()];
         graph.nodes.iter().for_each(|node| made[node.output.0] = true);
         let layouts = (0..graph.values.len()).map(|n| graph.layout(ValueId(n))).collect::<Result<_>>()?;
+        fill_plane(&graph, machine, &mut primal, |n| !made[n] || graph.values[n].kept)?;
         let (spare, replays) = (Spare::default(), Vec::new());
         Ok(Self {
             graph,
@@ -248,8 +249,14 @@ impl<M: Machine> Model<M> {
         tensor
     }
 
-    /// The tensor of a value, as it was computed last.
-    pub fn tensor(&self, value: ValueId) -> &TensorOf<M> {
+    /// The tensor of a parameter, of data, or of a value that is kept, as it was computed last. None of others: what an
+    /// operation makes is there as long as it is needed (see [`Graph::keep`]).
+    pub fn tensor(&self, value: ValueId) -> Option<&TensorOf<M>> {
+        self.primal[value.0].as_ref().filter(|_| !self.made[value.0] || self.graph.values[value.0].kept)
+    }
+
+    /// The tensor of a parameter.
+    pub(crate) fn parameter(&self, value: ValueId) -> &TensorOf<M> {
         at::<M>(&self.primal, value)
     }
 
@@ -294,18 +301,31 @@ impl<M: Machine> Model<M> {
 
     /// Computes every value that the loss is made of. The loss is read by [`Model::loss`], which waits for it.
     pub fn evaluate(&mut self, machine: &M) -> Result<()> {
-        self.evaluate_some(machine, true)
+        self.evaluate_some(machine, true)?;
+        self.leave_values(machine);
+        Ok(())
+    }
+
+    /// Gives back what was made and nobody keeps.
+    fn leave_values(&mut self, machine: &M) {
+        let Self { graph, made, layouts, spare, stays, primal, .. } = self;
+        let room = Room { machine, spare, layouts, made, stays: *stays };
+        for node in graph.nodes.iter().filter(|node| !graph.values[node.output.0].kept) {
+            room.give(primal, node.output);
+        }
     }
 
     /// The same, or what derivatives need of it: all but the loss.
     fn evaluate_some(&mut self, machine: &M, loss_too: bool) -> Result<()> {
-        let last = self.loss;
-        let wanted = |node: &&mut Node<M>| loss_too || node.output != last || node.operation.reads_value();
-        for node in self.graph.nodes.iter_mut().filter(wanted) {
-            let Some(mut y) = self.primal[node.output.0].take() else { unreachable!("every value has one") };
-            let x: Vec<_> = node.inputs.iter().map(|value| at::<M>(&self.primal, *value)).collect();
+        let Self { graph, made, layouts, spare, stays, primal, loss, .. } = self;
+        let room = Room { machine, spare, layouts, made, stays: *stays };
+        let wanted = |node: &&mut Node<M>| loss_too || node.output != *loss || node.operation.reads_value();
+        for node in graph.nodes.iter_mut().filter(wanted) {
+            let there = primal[node.output.0].take();
+            let mut y = there.map_or_else(|| room.take(node.output), Ok)?;
+            let x: Vec<_> = node.inputs.iter().map(|value| at::<M>(primal, *value)).collect();
             let done = node.operation.value(machine, &x, &mut y);
-            self.primal[node.output.0] = Some(y);
+            primal[node.output.0] = Some(y);
             done?;
         }
         Ok(())
@@ -313,7 +333,7 @@ impl<M: Machine> Model<M> {
 
     /// The loss that was computed last.
     pub fn loss(&self, machine: &M) -> Result<f64> {
-        let loss = machine.storage().download(M::Storage::view(self.tensor(self.loss)))?;
+        let loss = machine.storage().download(M::Storage::view(at::<M>(&self.primal, self.loss)))?;
         Ok(loss.data()[0].to_f64())
     }
 
@@ -355,10 +375,12 @@ impl<M: Machine> Model<M> {
         match work {
             Work::LossAndGradient | Work::Gradient => {
                 self.evaluate_some(machine, work == Work::LossAndGradient)?;
-                self.pull(machine, plan)
+                self.pull(machine, plan)?;
             }
-            Work::GradientTangent => self.push_and_pull(machine, plan),
+            Work::GradientTangent => self.push_and_pull(machine, plan)?,
         }
+        self.leave_values(machine);
+        Ok(())
     }
 
     fn pull(&mut self, machine: &M, plan: &Plan) -> Result<()> {

@@ -24,7 +24,7 @@ impl<M: Machine> Learner<M> {
         let after = finite("the query's loss", self.query.loss(machine)?, inner.steps)?;
         for ((pair, lambda), from) in self.adapted.iter().zip(&mut self.lambda).zip(start) {
             machine.copy(from, lambda)?;
-            machine.update(Plus(-1.0), &mut [lambda], &[self.support.tensor(pair.support)])?;
+            machine.update(Plus(-1.0), &mut [lambda], &[self.support.parameter(pair.support)])?;
         }
         self.of_still.iter_mut().try_for_each(|direction| machine.fill(direction, 0.0))?;
         self.clear_rates(machine)?;

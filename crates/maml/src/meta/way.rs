@@ -119,7 +119,7 @@ impl<M: Machine> Learner<M> {
 
     /// Leaves θ in the model of the query.
     pub(super) fn arrive(&mut self, machine: &M) -> Result<()> {
-        let from = self.adapted.iter().map(|pair| self.support.tensor(pair.support));
+        let from = self.adapted.iter().map(|pair| self.support.parameter(pair.support));
         machine.copy_all(from.zip(self.query.tensors_mut(&queries(&self.adapted))))
     }
 
@@ -143,7 +143,7 @@ impl<M: Machine> Learner<M> {
 
     fn keep_state(&mut self, machine: &M, n: usize) -> Result<()> {
         let Way { states, memories, .. } = &mut self.way;
-        let from = self.adapted.iter().map(|pair| self.support.tensor(pair.support));
+        let from = self.adapted.iter().map(|pair| self.support.parameter(pair.support));
         machine.copy_all(from.zip(&mut states[n].theta))?;
         assign(machine, memories, &mut states[n].memories)
     }

@@ -26,7 +26,8 @@ struct Drafted<M: Machine> {
 fn drafted<M: Machine>(machine: &M, experiment: &dyn Experiment<M>, side: Side) -> Result<Drafted<M>> {
     let mut draft = Draft::default();
     let places = experiment.draft(&mut draft, side)?;
-    let (graph, parameters) = draft.into_parts();
+    let (mut graph, parameters) = draft.into_parts();
+    graph.keep(places.outputs);
     Ok(Drafted { model: Model::new(machine, graph, places.loss)?, places, parameters })
 }
 
@@ -133,7 +134,7 @@ impl<M: Machine> Desk<'_, M> {
     /// The part of the query that the adapted model classifies rightly; none where there are no classes.
     pub fn accuracy(&self, machine: &M, learner: &mut Learner<M>, task: &Task) -> Result<Option<f64>> {
         let Target::Class(classes) = self.experiment.source().shape().target else { return Ok(None) };
-        let outputs = learner.query_mut().tensor(self.places[1].outputs);
+        let Some(outputs) = learner.query_mut().tensor(self.places[1].outputs) else { return Ok(None) };
         let outputs = machine.storage().download(M::Storage::view(outputs))?;
         let said = outputs.data().chunks(classes.max(1)).map(|row| {
             let best = row.iter().enumerate().max_by(|a, b| a.1.to_f64().total_cmp(&b.1.to_f64()));

@@ -65,6 +65,7 @@ impl<M: Machine> Model<M> {
         self.stays = true;
         let found = self.search_all(machine, plan);
         self.stays = false;
+        self.leave_values(machine);
         let planes = [&mut self.tangent, &mut self.cotangent, &mut self.cotangent_tangent];
         for (value, tensor) in planes.into_iter().flat_map(|plane| plane.iter_mut().enumerate()) {
             if let Some(tensor) = tensor.take_if(|_| self.made[value]) {
