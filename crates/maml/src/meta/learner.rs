@@ -189,7 +189,7 @@ impl<M: Machine> Learner<M> {
                 self.pull_step(machine, inner, (k, place))?;
                 if k >= inner.steps - curved {
                     self.pull_gradient(machine, inner, place)?;
-                    self.go_to(machine, place)?;
+                    self.go_to(machine, start, place)?;
                     self.support.gradient_tangent(machine, &self.second)?;
                     self.add_product(machine)?;
                 }
@@ -322,10 +322,13 @@ impl<M: Machine> Learner<M> {
         change_all(machine, Scaled(kept.factor), &mut gammas, std::iter::repeat(None))
     }
 
-    /// Back to the θ that is kept in this place.
-    pub(super) fn go_to(&mut self, machine: &M, place: usize) -> Result<()> {
-        let theta = &self.way.steps[place].theta;
-        machine.copy_all(theta.iter().zip(self.support.tensors_mut(&supports(&self.adapted))))
+    /// Back to the θ that is kept in this place, or to the start.
+    pub(super) fn go_to(&mut self, machine: &M, start: &[&TensorOf<M>], place: usize) -> Result<()> {
+        let to = self.support.tensors_mut(&supports(&self.adapted));
+        match &self.way.steps[place].theta {
+            Some(theta) => machine.copy_all(theta.iter().zip(to)),
+            None => machine.copy_all(start.iter().copied().zip(to)),
+        }
     }
 
     /// `λ_k` and ∂F/∂φ of `γ_k`: the tangent of the gradient along it, which is there.

@@ -6,12 +6,14 @@ use super::inner::Inner;
 use super::learner::{Learner, Pair, asked_for, change_all, finite, like, queries, read, supports};
 use super::optimiser::{Plus, Scaled, Step};
 use crate::Result;
+use crate::graph::Model;
 use crate::machine::{Change, Machine, TensorOf};
 
 /// What is kept of a step: for each adapted parameter `θ_k`, `g_k` as the optimiser read it where that is wanted again, and
 /// the memories after it.
 pub(super) struct Kept<M: Machine> {
-    pub(super) theta: Vec<TensorOf<M>>,
+    /// None where it is the start.
+    pub(super) theta: Option<Vec<TensorOf<M>>>,
     pub(super) gradient: Vec<TensorOf<M>>,
     pub(super) memories: Vec<Vec<TensorOf<M>>>,
     /// The gradient after it was cut, where it may be.
@@ -163,7 +165,7 @@ impl<M: Machine> Learner<M> {
         let (mut theta, mut gradients) = self.support.parameters_and_gradients(&supports(&self.adapted));
         if let Some(kept) = &mut kept {
             kept.factor = factor;
-            machine.copy_all(read(&theta).zip(&mut kept.theta))?;
+            machine.copy_all(read(&theta).zip(kept.theta.iter_mut().flatten()))?;
         }
         if factor < 1.0 {
             change_all(machine, Scaled(factor), &mut gradients, std::iter::repeat(None))?;
@@ -223,10 +225,21 @@ impl<M: Machine> Learner<M> {
         };
         self.way.steps.retain(fits);
         self.way.steps.truncate(first.len());
+        // One stretch that begins at the start has its first θ there.
+        let from_start = stretches.len() == 1 && first.start == 0;
+        if let Some(kept) = self.way.steps.first_mut() {
+            kept.theta.take_if(|_| from_start);
+        }
+        for kept in
+            self.way.steps.iter_mut().skip(usize::from(from_start)).filter(|kept| kept.theta.is_none())
+        {
+            kept.theta = Some(tensors_like(machine, &self.support, &self.adapted)?);
+        }
         while self.way.steps.len() < first.len() {
             let if_any = |count| if count == 0 { Ok(Vec::new()) } else { self.like_adapted(machine) };
+            let is_start = from_start && self.way.steps.is_empty();
             self.way.steps.push(Kept {
-                theta: self.like_adapted(machine)?,
+                theta: if is_start { None } else { Some(self.like_adapted(machine)?) },
                 gradient: if_any(gradients)?,
                 memories: self.memories_like_adapted(machine, memories)?,
                 cut: if_any(cuts)?,
@@ -244,7 +257,7 @@ impl<M: Machine> Learner<M> {
 
     /// A tensor for each adapted parameter, zero.
     pub(super) fn like_adapted(&self, machine: &M) -> Result<Vec<TensorOf<M>>> {
-        self.adapted.iter().map(|pair| like(machine, &self.support, pair.support)).collect()
+        tensors_like(machine, &self.support, &self.adapted)
     }
 
     /// As many for each.
@@ -252,4 +265,9 @@ impl<M: Machine> Learner<M> {
         let each = |pair: &Pair| (0..count).map(|_| like(machine, &self.support, pair.support)).collect();
         self.adapted.iter().map(each).collect()
     }
+}
+
+/// A tensor for each of these parameters, zero.
+fn tensors_like<M: Machine>(machine: &M, model: &Model<M>, pairs: &[Pair]) -> Result<Vec<TensorOf<M>>> {
+    pairs.iter().map(|pair| like(machine, model, pair.support)).collect()
 }

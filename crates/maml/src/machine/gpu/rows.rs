@@ -14,7 +14,7 @@ use crate::operation::row_sources;
 use crate::{Error, Result};
 
 /// Elements that sums of warps have room for.
-pub(super) const SUMS: usize = 4 << 20;
+pub(super) const SUMS: usize = 2 << 20;
 const WARP: usize = 32;
 /// Warps of a block.
 const WARPS: usize = 4;

@@ -75,7 +75,7 @@ impl<M: Machine> Learner<M> {
             let place = k - stretches[0].start;
             self.pull_step(machine, &inner, (k, place))?;
             self.pull_gradient(machine, &inner, place)?;
-            self.go_to(machine, place)?;
+            self.go_to(machine, start, place)?;
             if let Some(found) = self.support.first_not_finite(machine, &self.second)? {
                 return Ok(Some(Astray { moment: Moment::Back(k), found }));
             }
