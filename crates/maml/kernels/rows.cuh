@@ -6,18 +6,25 @@
 // x(i, n) is element n of the row of operand i, g(n) that of the cotangent. On real numbers they are the value and the
 // pull-back; on dual ones the push-forward and the tangent of the pull-back, of which tangents alone are written. All lanes
 // of a warp work on one row: `row.each` gives them columns, and `row.sum` is over all of them. Every element of a result
-// is added once for each row, by the lane that `each` or `once` names, whatever is added. Columns of a function that has
-// neither sums nor `once` may go to several warps.
+// is added once for each row, by the lane that `each` or `once` names, whatever is added.
+//
+// Of a function whose columns have nothing to do with each other (COLUMNWISE: it has neither sums nor `once`) a lane has
+// one column of several rows, and adds up in a register what rows share.
 #pragma once
 
 #include "number.cuh"
 
 namespace theria {
 
+constexpr bool COLUMNWISE = THERIA_COLUMNWISE;
+
 // Which row of an operand belongs to row r: r / n, or r % n (`Follow` in mod.rs).
 struct Follow {
     int n, cyclic;
-    THERIA_DEVICE long long row(long long r) const { return cyclic ? r % n : r / n; }
+    THERIA_DEVICE bool own() const { return n == 1 && !cyclic; }
+    THERIA_DEVICE unsigned row(unsigned r) const {
+        return own() ? r : cyclic ? r % unsigned(n) : r / unsigned(n);
+    }
 };
 
 // Memory of an operand or of the result: what is read of it, and where its result goes.
@@ -35,23 +42,31 @@ struct Rows {
     Operand x[3], y;
     double constants[2];
     long long rows;
-    // A warp takes `length` of the `members` rows that share what is made, of which there are so many chunks; and so
-    // many of the columns, of which there are so many parts.
-    int length, members, chunks, columns, parts;
+    // A warp takes `length` of the `members` rows of a group, of which there are so many chunks; and, of columns that have
+    // nothing to do with each other, one of so many parts.
+    int length, members, chunks, parts;
+    // Which rows are a group: those that share what is made.
     Follow shared;
 };
-static_assert(sizeof(Rows) == 248, "as in rows.rs");
+static_assert(sizeof(Rows) == 240, "as in rows.rs");
 
 // The lanes of a warp on a row.
 struct Row {
-    int lane, begin, end;
+    // Where its columns begin.
+    int lane, begin;
     int widths[3];
 
     THERIA_DEVICE int width(int operand) const { return widths[operand]; }
 
     template <class F> THERIA_DEVICE void each(int width, F f) const {
+        if (COLUMNWISE) {
+            if (begin + lane < width) {
+                f(begin + lane);
+            }
+            return;
+        }
 #pragma unroll 4
-        for (int n = begin + lane; n < min_of(width, end); n += WARP) {
+        for (int n = lane; n < width; n += WARP) {
             f(n);
         }
     }
@@ -84,17 +99,17 @@ struct Row {
     }
 };
 
-// Numbers out of memory, with tangents where there are any.
+// Numbers out of memory, with tangents where there are any. No launch writes what it reads.
 template <class N> struct Load;
 template <> struct Load<float> {
-    static THERIA_DEVICE float at(const float *value, const float *, int n) { return value[n]; }
+    static THERIA_DEVICE float at(const float *value, const float *, int n) { return __ldg(value + n); }
 };
 template <> struct Load<double> {
-    static THERIA_DEVICE double at(const double *value, const double *, int n) { return value[n]; }
+    static THERIA_DEVICE double at(const double *value, const double *, int n) { return __ldg(value + n); }
 };
 template <class R> struct Load<Dual<R>> {
     static THERIA_DEVICE Dual<R> at(const R *value, const R *tangent, int n) {
-        return {value[n], tangent ? tangent[n] : R(0)};
+        return {__ldg(value + n), tangent ? __ldg(tangent + n) : R(0)};
     }
 };
 
@@ -113,11 +128,18 @@ template <class N, class R> struct AllGiven {
     THERIA_DEVICE N operator()(int operand, int n) const { return x[operand](n); }
 };
 
-// A row that numbers are written to, or added to.
+// A row that numbers are written to, or added to; or a sum of a lane's own.
 template <class R> struct Written {
     R *to;
     bool add;
-    template <class N> THERIA_DEVICE void put(int n, N x) const { to[n] = add ? to[n] + kept(x) : kept(x); }
+    R *sum;
+    template <class N> THERIA_DEVICE void put(int n, N x) const {
+        if (sum) {
+            *sum += kept(x);
+        } else {
+            to[n] = add ? to[n] + kept(x) : kept(x);
+        }
+    }
 };
 
 template <class R> struct Made {
@@ -127,7 +149,7 @@ template <class R> struct Made {
 
 template <class R> struct Into {
     Written<R> x[3];
-    THERIA_DEVICE bool wants(int operand) const { return x[operand].to != nullptr; }
+    THERIA_DEVICE bool wants(int operand) const { return x[operand].to != nullptr || x[operand].sum != nullptr; }
     template <class N> THERIA_DEVICE void add(int operand, int n, N value) const {
         if (wants(operand)) {
             x[operand].put(n, value);
@@ -135,23 +157,29 @@ template <class R> struct Into {
     }
 };
 
-template <class R> THERIA_DEVICE const R *read_row(const void *data, long long row, int width) {
-    return data ? static_cast<const R *>(data) + row * width : nullptr;
+template <class R> THERIA_DEVICE const R *read_row(const void *data, unsigned row, int width) {
+    return data ? static_cast<const R *>(data) + (long long)row * width : nullptr;
 }
 
-// Where row r of a warp's rows writes: rows that are not shared have a place each; the others add up, in the place
-// itself if one warp has them all.
+// Where the sums of a group of rows go: to their place, if one warp has all of them, or to the warp's own.
+template <class R> THERIA_DEVICE R *place_of(const Operand &of, const Rows &rows, unsigned r, long long warp) {
+    return rows.chunks == 1 ? static_cast<R *>(of.made) + (long long)of.follow.row(r) * of.width
+                            : static_cast<R *>(of.sums) + warp * of.width;
+}
+
+// Where row r writes: rows that are not shared have a place each; the others add up.
 template <class R>
-THERIA_DEVICE Written<R> written(const Operand &of, const Rows &rows, long long r, long long warp, bool first) {
+THERIA_DEVICE Written<R> written(const Operand &of, const Rows &rows, unsigned r, long long warp, bool first, R *sum) {
     if (!of.made) {
-        return {nullptr, false};
+        return {nullptr, false, nullptr};
     }
-    bool own = of.follow.n == 1 && !of.follow.cyclic;
-    if (own || rows.chunks == 1) {
-        R *to = static_cast<R *>(of.made) + of.follow.row(r) * of.width;
-        return {to, own ? bool(of.add) : of.add || !first};
+    if (of.follow.own()) {
+        return {static_cast<R *>(of.made) + (long long)r * of.width, bool(of.add), nullptr};
     }
-    return {static_cast<R *>(of.sums) + warp * of.width, !first};
+    if (COLUMNWISE) {
+        return {nullptr, false, sum};
+    }
+    return {place_of<R>(of, rows, r, warp), rows.chunks == 1 && of.add || !first, nullptr};
 }
 
 template <bool FIRST, class A, class B> struct Choose {
@@ -168,46 +196,63 @@ template <class F, class R, int RULE> THERIA_DEVICE void sweep(const Rows &rows)
     constexpr bool BACK = RULE == PULL || RULE == PULL_TANGENT;
     using N = typename Choose<DUAL, Dual<R>, R>::Type;
     F function(rows.constants);
+    unsigned all = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, warp = all / rows.parts;
+    unsigned group = warp / rows.chunks, begin = warp % rows.chunks * rows.length;
     Row row;
     row.lane = threadIdx.x % WARP;
+    row.begin = all % rows.parts * WARP;
+#pragma unroll
     for (int i = 0; i < 3; ++i) {
         row.widths[i] = rows.x[i].width;
     }
-    long long all = (long long)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, warp = all / rows.parts;
-    row.begin = int(all % rows.parts) * rows.columns;
-    row.end = row.begin + rows.columns;
-    long long group = warp / rows.chunks;
-    int begin = int(warp % rows.chunks) * rows.length;
+    // Row `begin + i` of the group, and how many rows the warp has.
+    unsigned first_row = rows.shared.cyclic ? begin * rows.shared.n + group : group * rows.shared.n + begin;
+    unsigned step = rows.shared.cyclic ? rows.shared.n : 1;
+    int left = first_row < rows.rows ? int((rows.rows - first_row + step - 1) / step) : 0;
+    int count = min_of(left, min_of(rows.length, rows.members - int(begin)));
+    R sums[4] = {};
     let_next_launch_start();
     await_launches_ahead();
-    for (int member = begin; member < min_of(begin + rows.length, rows.members); ++member) {
-        long long r = rows.shared.cyclic ? (long long)member * rows.shared.n + group
-                                         : group * rows.shared.n + member;
-        if (r >= rows.rows) {
-            break;
-        }
-        bool first = member == begin;
+#pragma unroll 4
+    for (int i = 0; i < count; ++i) {
+        unsigned r = first_row + i * step;
         AllGiven<N, R> x;
-        for (int i = 0; i < 3; ++i) {
-            const Operand &of = rows.x[i];
-            long long at = of.follow.row(r);
-            x.x[i] = {read_row<R>(of.value, at, of.width), read_row<R>(of.tangent, at, of.width)};
+#pragma unroll
+        for (int k = 0; k < 3; ++k) {
+            const Operand &of = rows.x[k];
+            unsigned at = of.follow.row(r);
+            x.x[k] = {read_row<R>(of.value, at, of.width), read_row<R>(of.tangent, at, of.width)};
         }
+        const Operand &y = rows.y;
         if (BACK) {
             Into<R> into;
-            for (int i = 0; i < 3; ++i) {
-                into.x[i] = written<R>(rows.x[i], rows, r, warp, first);
+#pragma unroll
+            for (int k = 0; k < 3; ++k) {
+                into.x[k] = written<R>(rows.x[k], rows, r, warp, i == 0, &sums[k]);
             }
-            const Operand &of = rows.y;
-            long long at = of.follow.row(r);
-            Given<N, R> g = {read_row<R>(of.value, at, of.width), read_row<R>(of.tangent, at, of.width)};
+            unsigned at = y.follow.row(r);
+            Given<N, R> g = {read_row<R>(y.value, at, y.width), read_row<R>(y.tangent, at, y.width)};
             function.template pull<N>(row, x, g, into);
         } else {
-            Made<R> made = {written<R>(rows.y, rows, r, warp, first)};
+            Made<R> made = {written<R>(y, rows, r, warp, i == 0, &sums[3])};
             function.template value<N>(row, x, made);
         }
-        // What one lane wrote is read by none other before the warp is together again.
-        __syncwarp();
+        if (!COLUMNWISE) {
+            // What one lane wrote is read by none other before the warp is together again.
+            __syncwarp();
+        }
+    }
+    if (!COLUMNWISE || count == 0) {
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+        const Operand &of = k < 3 ? rows.x[k] : rows.y;
+        int n = row.begin + row.lane;
+        if (of.made && !of.follow.own() && n < of.width) {
+            R *to = place_of<R>(of, rows, first_row, warp);
+            to[n] = rows.chunks == 1 && of.add ? to[n] + sums[k] : sums[k];
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use theria_gpu_fwd::Source;
 
-use super::{Into, Operation, Second};
+use super::{Into, Operation, Second, source_of};
 use crate::Result;
 use crate::graph::{Graph, ValueId};
 use crate::machine::{Follow, Machine, Rows, Rowwise, Sweep, TensorOf, kernel_source};
@@ -106,7 +106,7 @@ pub(crate) fn copy<M: Machine>(rows: usize, columns: usize) -> Box<dyn Operation
 }
 
 /// The texts of these functions.
-pub(super) const SOURCES: &[Source] = &[Copied::CUDA];
+pub(super) const SOURCES: &[(Source, bool)] = &[source_of::<Copied>()];
 
 impl<M: Machine> Graph<M> {
     /// A function of rows of values whose rows go along with those of the first one.

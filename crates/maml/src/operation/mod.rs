@@ -19,11 +19,13 @@ use crate::machine::{Machine, Places, TensorOf};
 
 use theria_gpu_fwd::Source;
 
+use crate::machine::Rowwise;
+
 pub use attention::Heads;
 pub(crate) use mapped::copy;
 
-/// The texts of all functions of rows.
-pub(crate) fn row_sources() -> Vec<Source> {
+/// The texts of all functions of rows, and whether their columns have nothing to do with each other.
+pub(crate) fn row_sources() -> Vec<(Source, bool)> {
     [mapped::SOURCES, sums::SOURCES, units::SOURCES, losses::SOURCES, normalise::SOURCES].concat()
 }
 
@@ -103,4 +105,9 @@ pub trait Operation<M: Machine>: fmt::Debug {
         into: &mut Into<'_, M>,
         first: &mut Into<'_, M>,
     ) -> Result<()>;
+}
+
+/// The text of a function of rows, and whether its columns have nothing to do with each other.
+const fn source_of<K: Rowwise>() -> (Source, bool) {
+    (K::CUDA, K::COLUMNWISE)
 }

@@ -7,6 +7,7 @@
 
 use theria_gpu_fwd::Source;
 
+use super::source_of;
 use crate::graph::{Graph, ValueId};
 use crate::machine::{Follow, Machine, Rowwise, kernel_source};
 use crate::number::{Number, sum};
@@ -68,7 +69,7 @@ impl Rowwise for Normalise {
 }
 
 /// The texts of these functions.
-pub(super) const SOURCES: &[Source] = &[Normalise::CUDA];
+pub(super) const SOURCES: &[(Source, bool)] = &[source_of::<Normalise>()];
 
 impl<M: Machine> Graph<M> {
     /// Rows of mean 0 and variance 1, times a gain, plus a shift, which are a row each.

@@ -2,6 +2,7 @@
 
 use theria_gpu_fwd::Source;
 
+use super::source_of;
 use crate::graph::{Graph, ValueId};
 use crate::machine::{Follow, Machine, Rowwise, kernel_source};
 use crate::number::Number;
@@ -61,7 +62,7 @@ impl Rowwise for Weighted {
 }
 
 /// The texts of these functions.
-pub(super) const SOURCES: &[Source] = &[Sum::CUDA, Weighted::CUDA];
+pub(super) const SOURCES: &[(Source, bool)] = &[source_of::<Sum>(), source_of::<Weighted>()];
 
 impl<M: Machine> Graph<M> {
     /// `a + b`, of two matrices of one shape; of a matrix and one row, which is added to every row; or of a matrix and

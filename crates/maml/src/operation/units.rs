@@ -4,6 +4,7 @@ use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
 use theria_gpu_fwd::Source;
 
+use super::source_of;
 use crate::graph::{Graph, ValueId};
 use crate::machine::{Follow, Machine, Rowwise, kernel_source};
 use crate::number::Number;
@@ -67,7 +68,7 @@ impl Rowwise for Relu {
 }
 
 /// The texts of these functions.
-pub(super) const SOURCES: &[Source] = &[Gelu::CUDA, Relu::CUDA];
+pub(super) const SOURCES: &[(Source, bool)] = &[source_of::<Gelu>(), source_of::<Relu>()];
 
 impl<M: Machine> Graph<M> {
     /// GELU of every element, by the error function.

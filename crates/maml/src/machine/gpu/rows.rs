@@ -19,9 +19,9 @@ const WARP: usize = 32;
 /// Warps of a block.
 const WARPS: usize = 4;
 /// Warps that keep a device busy.
-const ENOUGH: usize = 8192;
-/// Columns of a part of a row whose columns may go to several warps.
-const PART: usize = 4 * WARP;
+const ENOUGH: usize = 4096;
+/// Rows of a warp at most that has one column of each, unless they have to be added up by one warp.
+const LENGTH: usize = 16;
 /// Operands that a function can have.
 const OPERANDS: usize = 3;
 
@@ -51,6 +51,7 @@ impl Rule {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RowKernel {
     source: Source,
+    columnwise: bool,
     rule: Rule,
     real: DType,
 }
@@ -88,8 +89,9 @@ pub(super) fn instance_name(source: Source, choices: &str, real: DType) -> Strin
 
 /// Every instance.
 pub(super) fn all() -> impl Iterator<Item = RowKernel> {
-    row_sources().into_iter().flat_map(|source| {
-        let of_rule = move |rule| [DType::F32, DType::F64].map(|real| RowKernel { source, rule, real });
+    row_sources().into_iter().flat_map(|(source, columnwise)| {
+        let of_rule =
+            move |rule| [DType::F32, DType::F64].map(|real| RowKernel { source, columnwise, rule, real });
         Rule::ALL.into_iter().flat_map(of_rule)
     })
 }
@@ -104,7 +106,11 @@ unsafe impl Spec for RowKernel {
         KernelSpec {
             name: instance_name(self.source, &format!("{name}-"), self.real),
             source: self.source,
-            defines: vec![("THERIA_REAL", real_name(self.real).into()), ("THERIA_RULE", rule.into())],
+            defines: vec![
+                ("THERIA_REAL", real_name(self.real).into()),
+                ("THERIA_RULE", rule.into()),
+                ("THERIA_COLUMNWISE", u32::from(self.columnwise).to_string()),
+            ],
             threads: (WARPS * WARP) as u32,
             shared: 0,
         }
@@ -158,19 +164,17 @@ pub(super) struct Parameters {
     length: i32,
     members: i32,
     chunks: i32,
-    columns: i32,
     parts: i32,
     shared: Shares,
 }
 
-const _: () = assert!(size_of::<Parameters>() == 248);
+const _: () = assert!(size_of::<Parameters>() == 240);
 
 /// A launch under preparation. Everything that it names is borrowed as long as it is there.
 pub(super) struct Call<'a, A, R, E> {
     machine: &'a Gpu<A, R, E>,
     spec: RowKernel,
     sweep: &'a Sweep,
-    columnwise: bool,
     parameters: Parameters,
     /// How the rows of what is made are shared.
     shared: Option<Follow>,
@@ -212,8 +216,8 @@ where
         for to in &mut parameters.x[sweep.inputs.len()..] {
             to.follow = Follow::OWN.into();
         }
-        let spec = RowKernel { source: K::CUDA, rule, real: R::DTYPE };
-        Ok(Call { machine: self, spec, sweep, columnwise: K::COLUMNWISE, parameters, shared: None })
+        let spec = RowKernel { source: K::CUDA, columnwise: K::COLUMNWISE, rule, real: R::DTYPE };
+        Ok(Call { machine: self, spec, sweep, parameters, shared: None })
     }
 }
 
@@ -295,7 +299,10 @@ where
     /// Says which warp takes what, and where sums go that several warps share. How many rows of results there are, and
     /// how many blocks.
     fn divide(&mut self) -> (usize, usize) {
-        let (rows, follow) = (self.sweep.rows, self.shared.unwrap_or(Follow::OWN));
+        let rows = self.sweep.rows;
+        // Rows that share nothing are one group, of which each warp takes some.
+        let alone = if self.spec.columnwise { Follow::Shared(rows) } else { Follow::OWN };
+        let follow = self.shared.unwrap_or(alone);
         let (groups, members) = match follow {
             Follow::Shared(n) => (rows.div_ceil(n), n.min(rows)),
             Follow::Cyclic(n) => (n.min(rows), rows.div_ceil(n)),
@@ -303,18 +310,18 @@ where
         let all = || self.parameters.x.iter().chain([&self.parameters.y]);
         let summed: usize = all().filter(|operand| operand.is_summed()).map(|x| x.width as usize).sum();
         let widest = all().map(|operand| operand.width as usize).max().unwrap_or(0).max(1);
-        let columns = if self.columnwise { PART.min(widest) } else { widest };
-        let parts = widest.div_ceil(columns);
-        let fitting = (SUMS / (groups * summed).max(1)).max(1);
+        let parts = if self.spec.columnwise { widest.div_ceil(WARP) } else { 1 };
+        let fitting = SUMS.checked_div(groups * summed).unwrap_or(usize::MAX).max(1);
         // Every chunk has a row.
         let most = if rows == groups * members { members.max(1).min(fitting) } else { 1 };
-        let chunks = (ENOUGH / (groups * parts).max(1)).clamp(1, most);
+        let wanted = (ENOUGH / (groups * parts).max(1)).max(members / LENGTH);
+        let chunks = if self.spec.columnwise { wanted } else { ENOUGH / groups.max(1) }.clamp(1, most);
         let length = members.div_ceil(chunks).max(1);
         let chunks = members.div_ceil(length).max(1);
         let to = &mut self.parameters;
         (to.length, to.members, to.chunks) = (length as i32, members as i32, chunks as i32);
-        (to.columns, to.parts, to.shared) = (columns as i32, parts as i32, follow.into());
-        if chunks > 1 {
+        (to.parts, to.shared) = (parts as i32, follow.into());
+        if chunks > 1 && self.shared.is_some() {
             let mut at = view(&self.machine.shared.sums).address();
             for operand in to.x.iter_mut().chain([&mut to.y]) {
                 if operand.is_summed() {
