@@ -53,6 +53,8 @@ struct Room<M: Machine> {
     mu: TensorOf<M>,
     /// Enough for every rule.
     workspace: Scratch<M>,
+    /// Those of machines that needed less, which recordings of theirs name.
+    outgrown: Vec<Scratch<M>>,
     /// Places for tangents of cotangents that nobody wants, or for cotangents where these are all there is.
     spare: Spare<M>,
     /// Places for cotangents beside those.
@@ -168,11 +170,16 @@ impl<M: Machine> Attention<M> {
         let statistic = || storage.allocate(Layout::contiguous(self.problem.shape().rows())?);
         let room = match self.room.take() {
             Some(room) if M::Storage::workspace_bytes(&room.workspace) >= bytes => room,
-            Some(room) => Room { workspace: storage.workspace(bytes)?, ..room },
+            Some(mut room) => {
+                let outgrown = std::mem::replace(&mut room.workspace, storage.workspace(bytes)?);
+                room.outgrown.extend(M::RECORDS.then_some(outgrown));
+                room
+            }
             None => Room {
                 lse: statistic()?,
                 mu: statistic()?,
                 workspace: storage.workspace(bytes)?,
+                outgrown: Vec::new(),
                 spare: [None, None, None],
                 spare_first: [None, None, None],
                 x: [None, None, None, None],
