@@ -134,7 +134,7 @@ fn line<A, R, E>(
 ) -> Result<Vec<f64>>
 where
     Gpu<A, R, E>: Machine<Element = R, Storage = Cuda> + 'static,
-    A: Attention<E, Storage = Cuda>,
+    A: Attention<E, Storage = Cuda> + Sync,
     R: Element,
     E: Attended<R>,
 {

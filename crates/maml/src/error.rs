@@ -133,6 +133,9 @@ pub enum Error {
     /// A step over no tasks has no gradient.
     #[error("an outer step was asked for with no tasks; it needs one at least")]
     NoTasks,
+    /// A step without a learner.
+    #[error("an outer step was asked for with no learner; it needs one at least")]
+    NoLearners,
     /// An implicit gradient needs the pull to the start.
     #[error(
         "an implicit gradient is that of a loop which a pull to the start holds, but `proximal` is {proximal}: it must be above 0"

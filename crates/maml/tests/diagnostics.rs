@@ -73,7 +73,7 @@ fn a_loop_of_no_steps_has_no_second_order_and_a_longer_one_has_more() {
 /// The learner of a variant and everything that is said of it: its error against the fixture, its path, its symmetry.
 fn judged<A>(attention: A) -> (f64, f64, Symmetry)
 where
-    A: Attention<f64, Storage = theria_contract::Host> + 'static,
+    A: Attention<f64, Storage = theria_contract::Host> + Sync + 'static,
 {
     let machine: Cpu<A> = Host::new(attention);
     let mut learner = learner(&machine, &NAMES);

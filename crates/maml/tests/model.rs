@@ -48,7 +48,7 @@ fn transformer<M: Machine<Element = f64> + 'static>(
 
 fn classified<A>(attention: A) -> Subject<Cpu<A>>
 where
-    A: theria_contract::Attention<f64, Storage = theria_contract::Host> + 'static,
+    A: theria_contract::Attention<f64, Storage = theria_contract::Host> + Sync + 'static,
 {
     let machine = Cpu::new(attention);
     let mut graph = Graph::new();

@@ -56,6 +56,9 @@ pub(super) struct MamlArgs {
     /// Draw losses, accuracy and `rel_diff` over the outer steps, as SVG beside the log
     #[arg(long)]
     plots: bool,
+    /// Threads, and tasks side by side; the numbers are the same with any [default: those of the machine]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
     #[command(flatten)]
     common: Common,
 }
@@ -183,14 +186,17 @@ impl MamlArgs {
 
 pub(super) fn run(args: &MamlArgs, mut console: Console) -> anyhow::Result<Outcome> {
     let run = args.run()?;
-    let extras = Extras { evaluate: args.evaluate as usize, plots: args.plots };
+    let all = || std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = args.threads.map_or_else(all, usize::from);
+    let extras = Extras { evaluate: args.evaluate as usize, plots: args.plots, threads };
     if !args.common.json {
         describe(&mut console, &run)?;
     }
     let steps = Steps::new(run.step(), run.settings().outer_steps);
     let mut watch = |record: &Record| steps.reached(record.step, &said(record));
     // A call of attention from outside of a pool would wake its thread, and wait.
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().context("cannot start a thread")?;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pool = pool.context("cannot start threads")?;
     let trained = pool.install(|| run.train(extras, &mut watch));
     drop(steps);
     let summary = trained?;

@@ -104,7 +104,7 @@ fn on_device<R, E, A, V>(
 where
     R: Real + Number,
     E: Attended<R>,
-    A: Attention<E, Storage = Cuda> + 'static,
+    A: Attention<E, Storage = Cuda> + Sync + 'static,
     V: Visit,
 {
     if attending.opaque {
@@ -131,7 +131,7 @@ where
 fn on_host<R, A, V>(attention: A, opaque: bool, visitor: V) -> V::Output
 where
     R: Real + Number,
-    A: Attention<R, Storage = Memory> + 'static,
+    A: Attention<R, Storage = Memory> + Sync + 'static,
     V: Visit,
 {
     if opaque {

@@ -75,6 +75,8 @@ pub struct Extras {
     pub evaluate: usize,
     /// Whether pictures are drawn.
     pub plots: bool,
+    /// Tasks that are learned from side by side, on the threads of the pool that it is called in. They change no bit.
+    pub threads: usize,
 }
 
 impl Run {
@@ -128,7 +130,7 @@ impl Run {
         let begun = Instant::now();
         let resumed = matches!(self.place, Place::There(..)).then(|| self.step());
         let Self { settings, place } = self;
-        let (mut training, mut folder) = match place {
+        let (training, mut folder) = match place {
             Place::New(path) => {
                 let training = Training::new(machine, &settings)?;
                 let folder = Folder::create(&path)?;
@@ -145,6 +147,9 @@ impl Run {
                 (training, folder)
             }
         };
+        // A device has its own work side by side.
+        let learners = if M::RECORDS { 1 } else { extras.threads.min(settings.batch) };
+        let mut training = training.side_by_side(learners)?;
         let mut kept = training.steps();
         let trained = steps(&mut training, &mut folder, &settings, &mut kept, watch);
         trained.map_err(|source| MamlError::Stopped {

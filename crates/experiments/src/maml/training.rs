@@ -42,6 +42,11 @@ impl<'m, M: Machine + 'static> Training<'m, M> {
         Self { machine, settings: settings.clone(), stage, trainer, inner }.rehearsed()
     }
 
+    /// With as many tasks side by side, on the threads of the pool that steps are made in. The bits are the same.
+    pub fn side_by_side(self, tasks: usize) -> Result<Self> {
+        Ok(Self { stage: self.stage.with_learners(self.machine, tasks)?, ..self })
+    }
+
     /// Adapts to the first task of the next step and forgets it: whatever a step asks of the machine it has been asked once
     /// then.
     fn rehearsed(mut self) -> Result<Self> {
@@ -113,13 +118,13 @@ impl<'m, M: Machine + 'static> Training<'m, M> {
         let numbers = (0..batch).map(|task| self.number(step, task));
         let source = self.stage.experiment().source();
         let tasks = numbers.map(|number| source.task(seed, number)).collect::<Result<Vec<_>, _>>()?;
-        let (learner, desk) = self.stage.parts();
+        let (learners, desk) = self.stage.parts();
         let load = |learner: &mut _, n: usize| desk.load(machine, learner, &tasks[n]);
-        let see = |learner: &mut _, n: usize| {
-            accuracies.extend(desk.accuracy(machine, learner, &tasks[n])?);
-            Ok(())
-        };
-        self.trainer.step_seen(machine, learner, &mut self.inner, mode, batch, load, see)
+        let see = |learner: &mut _, n: usize| desk.accuracy(machine, learner, &tasks[n]);
+        let (seen, found) =
+            self.trainer.step_on(machine, learners, &mut self.inner, mode, batch, load, see)?;
+        accuracies.extend(found.into_iter().flatten());
+        Ok(seen)
     }
 
     /// What the first order leaves out of the mean gradient of a step, as a part of it.
@@ -158,8 +163,8 @@ impl<'m, M: Machine + 'static> Training<'m, M> {
                 Ok(adapted) => {
                     before.push(adapted.before);
                     after.push(adapted.after);
-                    let (learner, desk) = stage.parts();
-                    accuracies.extend(desk.accuracy(machine, learner, &task)?);
+                    let (learners, desk) = stage.parts();
+                    accuracies.extend(desk.accuracy(machine, &mut learners[0], &task)?);
                 }
                 Err(Error::Diverged { .. }) => diverged += 1,
                 Err(error) => return Err(error.into()),

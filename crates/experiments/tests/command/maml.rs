@@ -195,6 +195,23 @@ fn a_run_that_is_killed_goes_on_with_the_same_bits() {
 }
 
 #[test]
+fn threads_change_no_bit() {
+    let bench = Bench::new();
+    for threads in ["1", "2", "5"] {
+        let ran = bench.train(threads, &["--threads", threads, "--batch", "3"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert_eq!(
+            bench.bytes(&format!("{threads}/checkpoint.safetensors")),
+            bench.bytes("1/checkpoint.safetensors")
+        );
+        assert_eq!(bench.log(threads), bench.log("1"));
+    }
+    let other = bench.train("other", &["--batch", "2"]);
+    assert_eq!(other.code, 0, "{other:?}");
+    assert_ne!(bench.bytes("other/checkpoint.safetensors"), bench.bytes("1/checkpoint.safetensors"));
+}
+
+#[test]
 fn a_run_may_go_further_and_becomes_the_one_that_was_meant_to() {
     let bench = Bench::new();
     assert_eq!(bench.train("far", &[]).code, 0);

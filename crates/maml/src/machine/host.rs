@@ -90,7 +90,7 @@ fn open<'a, R: Real + Number>(into: &'a mut Places<'_, Tensor<R>>) -> Vec<Option
 
 impl<A, R> Machine for Host<A, R>
 where
-    A: Attention<R, Storage = theria_contract::Host>,
+    A: Attention<R, Storage = theria_contract::Host> + Sync,
     R: Real + Number,
 {
     type Element = R;

@@ -230,7 +230,7 @@ impl Update for Assign {
 }
 
 /// Memory, attention, and the primitives that operations are written on.
-pub trait Machine: Sized {
+pub trait Machine: Sized + Sync {
     /// What it computes in.
     type Element: Element<Acc = Self::Element>;
     /// Where tensors lie.
@@ -242,7 +242,7 @@ pub trait Machine: Sized {
     /// Tensors as products take them.
     type Factors<'a>;
     /// Work that was recorded once, to be replayed.
-    type Recording;
+    type Recording: Send;
     /// Whether work is recorded: what is computed again and again is replayed then.
     const RECORDS: bool;
 

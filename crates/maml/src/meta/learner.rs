@@ -20,7 +20,7 @@ use std::ops::Range;
 use theria_contract::{Layout, Storage};
 
 use super::element_rates::ElementRates;
-pub(super) use super::inner::{Adapted, Inner, Mode};
+use super::inner::{Adapted, Inner, Mode};
 use super::optimiser::{Plus, PullRate, PullStep, Scaled, Step};
 use super::way::Way;
 use crate::graph::{Model, Plan, ValueId};

@@ -1,10 +1,11 @@
 //! The outer loop: where tasks begin is learned, over batches of them.
 
+use rayon::iter::{IndexedParallelIterator as _, IntoParallelRefMutIterator as _, ParallelIterator as _};
 use theria_contract::{Layout, Scalar, Storage, Tensor};
 
-use super::learner::{Adapted, Inner, Learner, Mode};
 use super::optimiser::{Optimiser, Plus, Scaled, Step};
-use crate::machine::{Machine, TensorOf, Update as _};
+use super::{Adapted, Inner, Learner, Mode};
+use crate::machine::{Change, Machine, TensorOf, Update as _};
 use crate::{Error, Result};
 
 /// How the start is changed by a batch of tasks.
@@ -122,41 +123,66 @@ impl<M: Machine> Trainer<M> {
         inner: &mut Inner,
         mode: Mode,
         tasks: usize,
-        load: impl FnMut(&mut Learner<M>, usize) -> Result<()>,
+        load: impl Fn(&mut Learner<M>, usize) -> Result<()> + Sync,
     ) -> Result<Seen> {
-        self.step_seen(machine, learner, inner, mode, tasks, load, |_, _| Ok(()))
+        let learners = std::slice::from_mut(learner);
+        Ok(self.step_on(machine, learners, inner, mode, tasks, load, |_, _| Ok(()))?.0)
     }
 
-    /// The same; `see` is shown the learner after it has adapted to each task.
-    pub fn step_seen(
+    /// The same with as many tasks side by side as there are learners, on the threads of the pool that it is called in; `see`
+    /// is shown each learner after it has adapted. Gradients are added up in the order of tasks, so the bits are those of
+    /// one learner.
+    pub fn step_on<S: Send>(
         &mut self,
         machine: &M,
-        learner: &mut Learner<M>,
+        learners: &mut [Learner<M>],
         inner: &mut Inner,
         mode: Mode,
         tasks: usize,
-        mut load: impl FnMut(&mut Learner<M>, usize) -> Result<()>,
-        mut see: impl FnMut(&mut Learner<M>, usize) -> Result<()>,
-    ) -> Result<Seen> {
+        load: impl Fn(&mut Learner<M>, usize) -> Result<()> + Sync,
+        see: impl Fn(&mut Learner<M>, usize) -> Result<S> + Sync,
+    ) -> Result<(Seen, Vec<S>)> {
         if tasks == 0 {
             return Err(Error::NoTasks);
+        }
+        if learners.is_empty() {
+            return Err(Error::NoLearners);
         }
         let share = 1.0 / tasks as f64;
         self.means.iter_mut().try_for_each(|mean| machine.fill(mean, 0.0))?;
         let mut of_rates = vec![0.0; inner.rates.len()];
         let mut losses = Adapted { before: 0.0, after: 0.0 };
-        for task in 0..tasks {
-            load(learner, task)?;
-            let start: Vec<_> = self.parameters.iter().collect();
-            let adapted = learner.meta_gradient(machine, &start, inner, mode)?;
-            see(learner, task)?;
-            losses.before += share * adapted.before;
-            losses.after += share * adapted.after;
-            for (mean, gradient) in self.means.iter_mut().zip(learner.gradients()) {
-                machine.update(Plus(share), &mut [mean], &[gradient])?;
-            }
-            for (mean, gradient) in of_rates.iter_mut().zip(learner.rate_gradients()) {
-                *mean += share * gradient;
+        let mut all_seen = Vec::with_capacity(tasks);
+        for first in (0..tasks).step_by(learners.len()) {
+            let side_by_side = learners.len().min(tasks - first);
+            let learners = &mut learners[..side_by_side];
+            let (parameters, inner) = (&self.parameters, &*inner);
+            let one = |(n, learner): (usize, &mut Learner<M>)| -> Result<(Adapted, S)> {
+                load(learner, first + n)?;
+                let start: Vec<_> = parameters.iter().collect();
+                let adapted = learner.meta_gradient(machine, &start, inner, mode)?;
+                Ok((adapted, see(learner, first + n)?))
+            };
+            let outcomes: Vec<_> = if let [learner] = learners {
+                vec![one((0, learner))]
+            } else {
+                learners.par_iter_mut().enumerate().map(one).collect()
+            };
+            for (outcome, learner) in outcomes.into_iter().zip(learners) {
+                let (adapted, seen) = outcome?;
+                all_seen.push(seen);
+                losses.before += share * adapted.before;
+                losses.after += share * adapted.after;
+                let means = self.means.iter_mut().zip(learner.gradients());
+                let plus = |(mean, gradient)| Change {
+                    kernel: Plus(share),
+                    state: vec![mean],
+                    read: vec![gradient],
+                };
+                machine.update_all(means.map(plus).collect())?;
+                for (mean, gradient) in of_rates.iter_mut().zip(learner.rate_gradients()) {
+                    *mean += share * gradient;
+                }
             }
         }
         let squares = self.means.iter().map(|mean| machine.dot(mean, mean)).sum::<Result<f64>>()?;
@@ -176,13 +202,14 @@ impl<M: Machine> Trainer<M> {
             }
         }
         let step = Step { optimiser: self.outer.optimiser, rate: self.outer.rate, number: self.steps };
+        let mut changes = Vec::with_capacity(self.means.len());
         for ((parameter, memories), mean) in
             self.parameters.iter_mut().zip(&mut self.memories).zip(&self.means)
         {
-            let mut state = vec![parameter];
-            state.extend(memories.iter_mut());
-            machine.update(step, &mut state, &[mean])?;
+            let state = std::iter::once(parameter).chain(memories).collect();
+            changes.push(Change { kernel: step, state, read: vec![mean] });
         }
+        machine.update_all(changes)?;
         if inner.learns_rates {
             self.rate_memories.iter_mut().for_each(|memory| memory.resize(of_rates.len(), 0.0));
             let mut state = vec![&mut inner.rates[..]];
@@ -190,7 +217,7 @@ impl<M: Machine> Trainer<M> {
             step.update(&mut state, &[&of_rates]);
         }
         self.steps += 1;
-        Ok(Seen { losses, norm })
+        Ok((Seen { losses, norm }, all_seen))
     }
 }
 

@@ -49,7 +49,7 @@ pub struct Second<'a, M: Machine> {
 pub type Into<'a, M> = Places<'a, TensorOf<M>>;
 
 /// A function of tensors and its rules.
-pub trait Operation<M: Machine>: fmt::Debug {
+pub trait Operation<M: Machine>: fmt::Debug + Send {
     /// The name, for messages.
     fn name(&self) -> &'static str;
 

@@ -85,7 +85,7 @@ pub struct Places {
 }
 
 /// A family of tasks, and a model that adapts to them.
-pub trait Experiment<M: Machine> {
+pub trait Experiment<M: Machine>: Sync {
     /// The tasks.
     fn source(&self) -> &dyn TaskSource;
 

@@ -13,7 +13,7 @@ pub struct Stage<M: Machine> {
     experiment: Box<dyn Experiment<M>>,
     parameters: Vec<Parameter>,
     places: [Places; 2],
-    learner: Learner<M>,
+    learners: Vec<Learner<M>>,
 }
 
 /// A model and what was drafted with it.
@@ -31,26 +31,39 @@ fn drafted<M: Machine>(machine: &M, experiment: &dyn Experiment<M>, side: Side) 
     Ok(Drafted { model: Model::new(machine, graph, places.loss)?, places, parameters })
 }
 
+/// A learner of an experiment, with what was drafted for it.
+fn learner<M: Machine>(
+    machine: &M,
+    experiment: &dyn Experiment<M>,
+) -> Result<(Learner<M>, Vec<Parameter>, [Places; 2])> {
+    let support = drafted(machine, experiment, Side::Support)?;
+    let query = drafted(machine, experiment, Side::Query)?;
+    let all: Vec<&str> = support.parameters.iter().map(|parameter| parameter.name).collect();
+    let adapted = match experiment.adapts() {
+        Adapts::Everything => &all[..],
+        Adapts::Only(names) => names,
+    };
+    let learner = Learner::new(machine, support.model, query.model, adapted)?;
+    Ok((learner, support.parameters, [support.places, query.places]))
+}
+
 impl<M: Machine> Stage<M> {
     /// Both models of the experiment, and a learner of them.
     pub fn new(machine: &M, experiment: Box<dyn Experiment<M>>) -> Result<Self> {
-        let support = drafted(machine, &*experiment, Side::Support)?;
-        let query = drafted(machine, &*experiment, Side::Query)?;
-        let all: Vec<&str> = support.parameters.iter().map(|parameter| parameter.name).collect();
-        let adapted = match experiment.adapts() {
-            Adapts::Everything => &all[..],
-            Adapts::Only(names) => names,
-        };
-        let learner = Learner::new(machine, support.model, query.model, adapted)?;
+        let (learner, parameters, places) = learner(machine, &*experiment)?;
         let parameters = learner
             .names()
-            .filter_map(|name| support.parameters.iter().find(|parameter| parameter.name == name).cloned());
-        Ok(Self {
-            parameters: parameters.collect(),
-            places: [support.places, query.places],
-            experiment,
-            learner,
-        })
+            .filter_map(|name| parameters.iter().find(|parameter| parameter.name == name).cloned())
+            .collect();
+        Ok(Self { experiment, parameters, places, learners: vec![learner] })
+    }
+
+    /// With as many learners, for as many tasks side by side.
+    pub fn with_learners(mut self, machine: &M, count: usize) -> Result<Self> {
+        while self.learners.len() < count {
+            self.learners.push(learner(machine, &*self.experiment)?.0);
+        }
+        Ok(self)
     }
 
     /// The experiment.
@@ -65,7 +78,7 @@ impl<M: Machine> Stage<M> {
 
     /// How many of them are adapted: the first ones.
     pub fn adapted(&self) -> usize {
-        self.learner.rate_gradients().len()
+        self.learners[0].rate_gradients().len()
     }
 
     /// Where learning begins, in the order of [`Stage::parameters`].
@@ -75,9 +88,9 @@ impl<M: Machine> Stage<M> {
             .collect()
     }
 
-    /// The learner, and what gives it a task and looks at what came of it.
-    pub fn parts(&mut self) -> (&mut Learner<M>, Desk<'_, M>) {
-        (&mut self.learner, Desk { experiment: &*self.experiment, places: &self.places })
+    /// The learners, and what gives them tasks and looks at what came of these.
+    pub fn parts(&mut self) -> (&mut [Learner<M>], Desk<'_, M>) {
+        (&mut self.learners, Desk { experiment: &*self.experiment, places: &self.places })
     }
 
     /// Adapts to a task from this start, and computes the gradient of its mode.
@@ -88,15 +101,15 @@ impl<M: Machine> Stage<M> {
         (inner, mode): (&Inner, Mode),
         task: &Task,
     ) -> Result<Adapted> {
-        let (learner, desk) = self.parts();
-        desk.load(machine, learner, task)?;
-        learner.meta_gradient(machine, &start.iter().collect::<Vec<_>>(), inner, mode)
+        let (learners, desk) = self.parts();
+        desk.load(machine, &mut learners[0], task)?;
+        learners[0].meta_gradient(machine, &start.iter().collect::<Vec<_>>(), inner, mode)
     }
 
     /// The gradients that were computed last, one after the other, on the host.
     pub fn gradient(&self, machine: &M) -> Result<Vec<f64>> {
         let mut all = Vec::new();
-        for gradient in self.learner.gradients() {
+        for gradient in self.learners[0].gradients() {
             let on_host = machine.storage().download(M::Storage::view(gradient))?;
             all.extend(on_host.data().iter().map(|x| x.to_f64()));
         }

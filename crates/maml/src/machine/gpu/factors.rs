@@ -95,7 +95,7 @@ impl<R> Drop for Factors<'_, R> {
 
 impl<A, R, E> Gpu<A, R, E>
 where
-    A: Attention<E, Storage = Cuda>,
+    A: Attention<E, Storage = Cuda> + Sync,
     R: Real + Number,
     E: Attended<R>,
 {

@@ -75,7 +75,7 @@ fn threads(columns: usize, chunks: usize) -> usize {
 
 impl<A, R, E> Gpu<A, R, E>
 where
-    A: Attention<E, Storage = Cuda>,
+    A: Attention<E, Storage = Cuda> + Sync,
     R: Real + Number,
     E: Attended<R>,
 {

@@ -58,7 +58,7 @@ unsafe impl Spec for LookupKernel {
 
 impl<A, R, E> Gpu<A, R, E>
 where
-    A: Attention<E, Storage = Cuda>,
+    A: Attention<E, Storage = Cuda> + Sync,
     R: Real + Number,
     E: Attended<R>,
 {

@@ -98,6 +98,10 @@ pub struct Recorded<R> {
     shared: Arc<Shared<R>>,
 }
 
+// SAFETY: a recording is the driver's name for something of a context, which every thread may use; what is shared with its
+// machine is shared between threads anyway.
+unsafe impl<R: Send + Sync> Send for Recorded<R> {}
+
 impl<A: fmt::Debug, R, E> fmt::Debug for Gpu<A, R, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gpu")
@@ -109,7 +113,7 @@ impl<A: fmt::Debug, R, E> fmt::Debug for Gpu<A, R, E> {
 
 impl<A, R, E> Gpu<A, R, E>
 where
-    A: Attention<E, Storage = Cuda>,
+    A: Attention<E, Storage = Cuda> + Sync,
     R: Real + Number,
     E: Attended<R>,
 {
@@ -168,7 +172,7 @@ fn on_device<T>(outcome: Result<T, theria_gpu_fwd::Error>) -> Result<T> {
 
 impl<A, R, E> Machine for Gpu<A, R, E>
 where
-    A: Attention<E, Storage = Cuda>,
+    A: Attention<E, Storage = Cuda> + Sync,
     R: Real + Number,
     E: Attended<R>,
 {
@@ -361,7 +365,7 @@ where
 
 impl<A, R, E> Gpu<A, R, E>
 where
-    A: Attention<E, Storage = Cuda>,
+    A: Attention<E, Storage = Cuda> + Sync,
     R: Real + Number,
     E: Attended<R>,
 {

@@ -182,7 +182,7 @@ pub(super) struct Call<'a, A, R, E> {
 
 impl<A, R, E> Gpu<A, R, E>
 where
-    A: Attention<E, Storage = Cuda>,
+    A: Attention<E, Storage = Cuda> + Sync,
     R: Real + Number,
     E: Attended<R>,
 {
@@ -231,7 +231,7 @@ fn height(rows: Rows, sweep: &Sweep) -> usize {
 
 impl<A, R, E> Call<'_, A, R, E>
 where
-    A: Attention<E, Storage = Cuda>,
+    A: Attention<E, Storage = Cuda> + Sync,
     R: Real + Number,
     E: Attended<R>,
 {
