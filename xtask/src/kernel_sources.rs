@@ -3,16 +3,18 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::sources::Sources;
 
 /// One hash of the names and texts of the kernels of these crates. Every source and header counts; what
-/// else lies beside them, such as the budget, is not compiled.
+/// else lies beside them, such as the budget, is not compiled. A crate may have none, but not all of them.
 pub(crate) fn hash(root: &Path, crates: &[String]) -> Result<String> {
     let folder = |name: &String| name.strip_prefix("theria-").unwrap_or(name).to_owned();
-    let patterns: Vec<String> =
-        crates.iter().map(|name| format!("crates/{}/kernels/**/*.cu*", folder(name))).collect();
+    let folders = crates.iter().map(|name| format!("crates/{}/kernels", folder(name)));
+    let there = folders.filter(|folder| root.join(folder).is_dir());
+    let patterns: Vec<String> = there.map(|folder| format!("{folder}/**/*.cu*")).collect();
+    ensure!(!patterns.is_empty(), "none of {} has kernels", crates.join(", "));
     Ok(Sources::collect(root, &patterns)?.digest())
 }
 
@@ -36,6 +38,9 @@ mod tests {
         write_file(&root.join("crates/a/src/lib.rs"), "")?;
         write_file(&root.join("crates/c/kernels/three.cu"), "a crate of another phase")?;
         assert_eq!(hash(root, &both)?, before);
+        let more = [both.to_vec(), vec!["theria-without".to_owned()]].concat();
+        assert_eq!(hash(root, &more)?, before, "a crate without kernels");
+        assert!(hash(root, &more[2..]).is_err(), "and nothing else");
         write_file(&root.join("crates/b/kernels/deep/two.cuh"), "Two")?;
         assert_ne!(hash(root, &both)?, before, "a letter");
         write_file(&root.join("crates/b/kernels/deep/two.cuh"), "two")?;

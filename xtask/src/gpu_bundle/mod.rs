@@ -17,7 +17,7 @@ use crate::{kernel_sources, sources};
 /// Packages whose every test target goes along.
 const WHOLE_PACKAGES: [&str; 1] = ["theria-gpu-fwd"];
 /// The package of the phases' suites, of which those of a device go along, and how their names tell.
-const SUITES: (&str, &str) = ("theria-tests", "cuda");
+const SUITES: (&str, [&str; 2]) = ("theria-tests", ["cuda", "maml"]);
 /// The package of the command, and the command.
 const COMMAND: (&str, &str) = ("theria-experiments", "theria");
 /// The folder of the other libraries' benchmarks.
@@ -136,7 +136,8 @@ fn wanted(workspace: &Metadata) -> Result<Vec<Wanted>> {
         ensure!(!tests.is_empty(), "package `{package}` has no tests to bundle");
         wanted.extend(tests);
     }
-    wanted.extend(tests_of(SUITES.0)?.into_iter().filter(|test| test.target.contains(SUITES.1)));
+    let of_device = |test: &Wanted| SUITES.1.iter().any(|name| test.target.contains(name));
+    wanted.extend(tests_of(SUITES.0)?.into_iter().filter(of_device));
     let (package, target) = (COMMAND.0.to_owned(), COMMAND.1.to_owned());
     wanted.push(Wanted { package, target, kind: TargetKind::Bin });
     Ok(wanted)
@@ -237,7 +238,10 @@ mod tests {
             assert!(files.iter().any(|found| found == file), "{file} is not among {files:?}");
         }
         let of_phases = files.iter().filter(|file| file.starts_with("test-theria-tests-"));
-        assert_eq!(of_phases.filter(|file| !file.contains("cuda")).count(), 0, "{files:?}");
+        let phases: Vec<&str> =
+            of_phases.filter_map(|file| file.strip_prefix("test-theria-tests-phase")).collect();
+        let expected = ["10_maml", "6_cuda_ref", "7_cuda_fast", "8_cuda_fused", "9_cuda"];
+        assert!(expected.iter().all(|name| phases.contains(name)) && phases.len() == 5, "{files:?}");
         Ok(())
     }
 

@@ -18,6 +18,8 @@ use theria_gpu_fwd::Source;
 use crate::number::Number;
 use crate::{Error, Result};
 
+#[doc(hidden)]
+pub use gpu::WRONG;
 pub use gpu::{Attended, Factors, Gpu, Precision, kernels};
 pub use host::Host;
 pub use theria_gpu_fwd::Multiplied as Product;

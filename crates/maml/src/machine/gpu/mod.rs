@@ -17,13 +17,14 @@ mod factors;
 mod gather;
 mod lookup;
 mod rows;
+mod wrong;
 
 use std::fmt;
 use std::sync::Arc;
 
 use theria_contract::{Attention, Checks, Layout, Scalar, Storage};
 use theria_gpu_fwd::{
-    Address, Blas, Cuda, CudaTensor, CudaView, CudaViewMut, Graph, KernelSpec, Library, Spec,
+    Address, Blas, Cuda, CudaTensor, CudaView, CudaViewMut, Edit, Graph, KernelSpec, Library, Spec,
 };
 use theria_reference::Real;
 
@@ -39,6 +40,8 @@ use rows::{RowKernel, Rule};
 
 pub use attended::Attended;
 pub use factors::Factors;
+#[doc(hidden)]
+pub use wrong::WRONG;
 
 /// Every kernel that machines on a device launch.
 pub fn kernels() -> Vec<KernelSpec> {
@@ -90,6 +93,35 @@ struct Shared<R> {
     dot_whole: CudaTensor<f64>,
 }
 
+impl<R: Real> Shared<R> {
+    /// For machines on this device, with a change in the kernels or with none.
+    fn new(cuda: &Cuda, edit: Option<Edit>) -> Result<Self> {
+        let line = |count| Layout::contiguous([1, 1, 1, count]);
+        Ok(Self {
+            blas: Blas::open(cuda.device()).map_err(theria_contract::Error::from)?,
+            rows: library(cuda, edit),
+            gathers: library(cuda, edit),
+            elements: library(cuda, edit),
+            casts: library(cuda, edit),
+            rounds: library(cuda, edit),
+            spare: Spare::default(),
+            dots: library(cuda, edit),
+            lookups: library(cuda, edit),
+            sums: cuda.allocate(line(rows::SUMS)?)?,
+            dot_parts: cuda.allocate(line(dot::BLOCKS)?)?,
+            dot_whole: cuda.allocate(line(1)?)?,
+        })
+    }
+}
+
+fn library<S: Spec>(cuda: &Cuda, edit: Option<Edit>) -> Library<S> {
+    let device = cuda.device().clone();
+    match edit {
+        Some(edit) => Library::edited(device, edit),
+        None => Library::new(device),
+    }
+}
+
 /// Work of one machine that was recorded.
 pub struct Recorded<R> {
     graph: Graph,
@@ -120,24 +152,17 @@ where
     /// With this attention, on its device.
     pub fn new(attention: A) -> Result<Self> {
         let cuda = attention.storage().clone();
-        let device = || cuda.device().clone();
-        let line = |count| Layout::contiguous([1, 1, 1, count]);
-        let shared = Shared {
-            blas: Blas::open(cuda.device()).map_err(theria_contract::Error::from)?,
-            rows: Library::new(device()),
-            gathers: Library::new(device()),
-            elements: Library::new(device()),
-            casts: Library::new(device()),
-            rounds: Library::new(device()),
-            spare: Spare::default(),
-            dots: Library::new(device()),
-            lookups: Library::new(device()),
-            sums: cuda.allocate(line(rows::SUMS)?)?,
-            dot_parts: cuda.allocate(line(dot::BLOCKS)?)?,
-            dot_whole: cuda.allocate(line(1)?)?,
-        };
+        let shared = Arc::new(Shared::new(&cuda, None)?);
         let (precision, attended) = (Precision::F32, std::marker::PhantomData);
-        Ok(Self { attention, cuda, precision, shared: Arc::new(shared), attended })
+        Ok(Self { attention, cuda, precision, shared, attended })
+    }
+
+    /// With kernels that have a change in their sources, where there is what is changed. For tests, which see whether a
+    /// wrong one is noticed. Attention and products stay as they are.
+    #[doc(hidden)]
+    pub fn with_edit(self, edit: Edit) -> Result<Self> {
+        let shared = Arc::new(Shared::new(&self.cuda, Some(edit))?);
+        Ok(Self { shared, ..self })
     }
 
     /// With factors of products rounded. Sums stay in f32.

@@ -236,7 +236,9 @@ where
     E: Attended<R>,
 {
     fn address(&self, rows: Rows, tensor: &CudaTensor<R>) -> Result<u64> {
-        let elements = height(rows, self.sweep) * rows.width;
+        // No rows do not say how many others they would share.
+        let none = self.sweep.rows == 0;
+        let elements = if none { view(tensor).layout().len() } else { height(rows, self.sweep) * rows.width };
         self.machine.address("an operand of a function of rows", &view(tensor), elements)
     }
 

@@ -1,0 +1,66 @@
+//! Wrong functions of rows, updates and sums, for tests that see whether they are noticed: kernels with mistakes that
+//! somebody could make.
+
+use theria_gpu_fwd::Edit;
+
+const fn edit(from: &'static str, to: &'static str) -> Edit {
+    // SAFETY: what is listed here changes numbers, leaves some of them out, or takes another row of the same operand; none
+    // of it comes to an address that the right kernel does not come to.
+    unsafe { Edit::new(from, to) }
+}
+
+/// What is wrong, and the change that makes it so.
+pub const WRONG: [(&str, Edit); 16] = [
+    (
+        "the derivative of gelu has a wrong sign",
+        edit("normal(at) + at * density(at)", "normal(at) - at * density(at)"),
+    ),
+    ("erf rises too fast by one in ten thousand", edit("R(1.12837916709551257390)", "R(1.12849200500)")),
+    ("a product drops a tangent", edit("a.tangent * b.value + a.value * b.tangent", "a.tangent * b.value")),
+    ("a quotient forgets what is below", edit("(a.tangent - value * b.tangent)", "a.tangent")),
+    (
+        "the last chunk of a sum is left out",
+        edit("chunk < all.chunks; chunk +=", "chunk < all.chunks - 1; chunk +="),
+    ),
+    (
+        "sums of chunks replace what they are added to",
+        edit("all.add ? *to + sums[threadIdx.x] : sums[threadIdx.x]", "sums[threadIdx.x]"),
+    ),
+    (
+        "what is added replaces what is there",
+        edit("to[n] = add ? to[n] + kept(x) : kept(x);", "to[n] = kept(x);"),
+    ),
+    (
+        "chunks add up the rows of the next turn",
+        edit("member * rows.shared.n + group", "member * rows.shared.n + (group + 1) % rows.shared.n"),
+    ),
+    ("the next row of a turn is taken", edit("cyclic ? r % n : r / n", "cyclic ? (r + 1) % n : r / n")),
+    (
+        "the last column of a part is left out",
+        edit("row.end = row.begin + rows.columns;", "row.end = row.begin + rows.columns - 1;"),
+    ),
+    ("a variance is without its ε", edit("root_of(variance + N(epsilon))", "root_of(variance)")),
+    ("the 2 of a squared error is lost", edit("N(2 * weight) * g(0)", "N(weight) * g(0)")),
+    ("a cross-entropy forgets the class", edit("N(n == hit ? 1 : 0)", "N(0)")),
+    ("rows that are picked again are not added", edit("left != 0; left &= left - 1", "left != 0; left = 0")),
+    (
+        "a later change counts from the first one",
+        edit("(long long)(blockIdx.x - all.first[which])", "(long long)blockIdx.x"),
+    ),
+    ("the 2 of Adam's squares is lost", edit("R(2) * (R(1) - R(second)) * g", "(R(1) - R(second)) * g")),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::kernels;
+
+    #[test]
+    fn every_change_is_of_something_that_is_there_once() {
+        let kernels = kernels();
+        for (what, edit) in WRONG {
+            let changed = kernels.iter().filter(|kernel| kernel.source.edited(edit).is_some()).count();
+            assert!(changed > 0, "{what}: {edit:?}");
+        }
+    }
+}
