@@ -8,18 +8,9 @@ pub mod calls;
 pub mod device;
 pub mod evidence;
 pub mod fixtures;
-#[cfg(test)]
-mod in_16_bits;
 pub mod judging;
-pub mod meta_bits;
-pub mod meta_loops;
-pub mod meta_machines;
-pub mod meta_operations;
-pub mod meta_tasks;
-pub mod meta_updates;
 pub mod on_device;
 pub mod problems;
 pub mod proving;
 pub mod recorded_rules;
 pub mod wrong_kernels;
-pub mod wrong_operations;

@@ -1,6 +1,11 @@
 //! Phase 10: models and meta-gradients on a device.
 
+mod phase10;
+
 use half::{bf16, f16};
+use phase10::loops::{Bounds, against_the_fixture, against_the_host, path_by_steps, transformer};
+use phase10::machines::{Named, checked_in_f64, fused, fused_in_f32, in_f32, in_f64, rounded};
+use phase10::{bits, loops, operations, updates, wrong};
 use theria_gpu_bwd::CudaRef;
 use theria_gpu_fwd::{Architecture, Cuda, KernelSpec};
 use theria_jvp_hvp::Opaque;
@@ -8,9 +13,6 @@ use theria_maml::Gpu;
 use theria_maml::machine::Precision;
 use theria_tests::device::DeviceSuite;
 use theria_tests::evidence::Row;
-use theria_tests::meta_loops::{Bounds, against_the_fixture, against_the_host, path_by_steps, transformer};
-use theria_tests::meta_machines::{Named, checked_in_f64, fused, fused_in_f32, in_f32, in_f64, rounded};
-use theria_tests::{meta_bits, meta_loops, meta_operations, meta_updates, wrong_operations};
 
 fn kernels(architecture: Architecture) -> Vec<KernelSpec> {
     let mut all = theria_gpu_bwd::kernels(architecture);
@@ -29,17 +31,17 @@ const PRODUCTS: [(Precision, &str, &str); 3] = [
 fn in_16_bits(cuda: &Cuda) -> Vec<Row> {
     let mut rows = Vec::new();
     for (precision, in_bf16, in_f16) in PRODUCTS {
-        let all = meta_operations::attention;
+        let all = operations::attention;
         let named = Named::BF16.with(in_bf16);
-        rows.extend(meta_operations::conform(&named, rounded::<bf16>(cuda, precision), all(), 2e-5));
+        rows.extend(operations::conform(&named, rounded::<bf16>(cuda, precision), all(), 2e-5));
         let named = Named::F16.with(in_f16);
-        rows.extend(meta_operations::conform(&named, rounded::<f16>(cuda, precision), all(), 2e-5));
+        rows.extend(operations::conform(&named, rounded::<f16>(cuda, precision), all(), 2e-5));
     }
     rows
 }
 
 fn transformers(cuda: &Cuda) -> Vec<Row> {
-    let expected = match meta_loops::of_a_transformer() {
+    let expected = match loops::of_a_transformer() {
         Ok(expected) => expected,
         Err(error) => return Named::F64.rows("a transformer of the host", Err(error)),
     };
@@ -71,22 +73,20 @@ macro_rules! on_every_machine {
 }
 
 fn optimisers(cuda: &Cuda) -> Vec<Row> {
-    let expected = match meta_updates::expected() {
+    let expected = match updates::expected() {
         Ok(expected) => expected,
         Err(error) => return Named::F64.rows("optimisers of the host", Err(error)),
     };
-    let mut rows = meta_updates::optimisers(&Named::F64, in_f64(cuda), &expected, meta_updates::IN_F64);
-    rows.extend(meta_updates::optimisers(&Named::F32, in_f32(cuda), &expected, meta_updates::IN_F32));
+    let mut rows = updates::optimisers(&Named::F64, in_f64(cuda), &expected, updates::IN_F64);
+    rows.extend(updates::optimisers(&Named::F32, in_f32(cuda), &expected, updates::IN_F32));
     rows
 }
 
 fn wrong(cuda: &Cuda) -> Vec<Row> {
-    let all = meta_operations::all();
-    let expected = meta_operations::with_expected(all).and_then(|all| Ok((all, meta_updates::expected()?)));
+    let all = operations::all();
+    let expected = operations::with_expected(all).and_then(|all| Ok((all, updates::expected()?)));
     match expected {
-        Ok((operations, updates)) => {
-            wrong_operations::noticed(&Named::F64, || in_f64(cuda), &operations, &updates)
-        }
+        Ok((operations, updates)) => wrong::noticed(&Named::F64, || in_f64(cuda), &operations, &updates),
         Err(error) => Named::F64.rows("operations of the host", Err(error)),
     }
 }
@@ -95,13 +95,13 @@ fn main() {
     DeviceSuite::new(10)
         .compiling(kernels)
         .test("operations_in_f64", |cuda| {
-            meta_operations::conform(&Named::F64, in_f64(cuda), meta_operations::all(), 0.0)
+            operations::conform(&Named::F64, in_f64(cuda), operations::all(), 0.0)
         })
         .test("operations_in_f32", |cuda| {
-            meta_operations::conform(&Named::F32, in_f32(cuda), meta_operations::all(), 1e-9)
+            operations::conform(&Named::F32, in_f32(cuda), operations::all(), 1e-9)
         })
         .test("operations_in_f32_by_a_split", |cuda| {
-            meta_operations::conform(&Named::FUSED, fused_in_f32(cuda), meta_operations::attention(), 1e-9)
+            operations::conform(&Named::FUSED, fused_in_f32(cuda), operations::attention(), 1e-9)
         })
         .test("operations_in_16_bits", in_16_bits)
         .test("loops_of_an_independent_system", on_every_machine!(against_the_fixture))
@@ -109,28 +109,28 @@ fn main() {
         .test("what_the_second_order_adds_by_steps", on_every_machine!(path_by_steps))
         .test("the_same_bits_in_f64", |cuda| {
             let opaque = Gpu::<_, f64>::new(Opaque::new(CudaRef::new(cuda.clone())));
-            meta_bits::statements(&Named::F64, in_f64(cuda), opaque)
+            bits::statements(&Named::F64, in_f64(cuda), opaque)
         })
         .test("the_same_bits_in_f32", |cuda| {
             let opaque = Gpu::<_, f32>::new(Opaque::new(fused(cuda)));
-            meta_bits::statements(&Named::FUSED, fused_in_f32(cuda), opaque)
+            bits::statements(&Named::FUSED, fused_in_f32(cuda), opaque)
         })
         .test("the_same_bits_in_bf16", |cuda| {
             let opaque = Gpu::<_, f32, bf16>::new(Opaque::new(fused(cuda)));
             let opaque = opaque.map(|machine| machine.with_products(Precision::Bf16));
-            meta_bits::statements(&Named::BF16, rounded::<bf16>(cuda, Precision::Bf16), opaque)
+            bits::statements(&Named::BF16, rounded::<bf16>(cuda, Precision::Bf16), opaque)
         })
         .test("primitives", |cuda| {
-            let mut rows = meta_updates::primitives(&Named::F64, in_f64(cuda), 1e-14);
-            rows.extend(meta_updates::primitives(&Named::F32, in_f32(cuda), 1e-14));
+            let mut rows = updates::primitives(&Named::F64, in_f64(cuda), 1e-14);
+            rows.extend(updates::primitives(&Named::F32, in_f32(cuda), 1e-14));
             rows
         })
         .test("optimisers", optimisers)
-        .test("checks", |cuda| meta_bits::checked(&Named::F64, in_f64(cuda), checked_in_f64(cuda)))
+        .test("checks", |cuda| bits::checked(&Named::F64, in_f64(cuda), checked_in_f64(cuda)))
         .test("other_products", |cuda| {
             let mut rows = Vec::new();
             for precision in [Precision::Tf32, Precision::Bf16] {
-                rows.extend(meta_bits::other_products(
+                rows.extend(bits::other_products(
                     &Named::FUSED.with(if precision == Precision::Tf32 { "TF32" } else { "bf16 products" }),
                     fused_in_f32(cuda),
                     |machine| machine.with_products(precision),

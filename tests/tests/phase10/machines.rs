@@ -8,7 +8,7 @@ use theria_maml::machine::{Attended, Precision, TensorOf};
 use theria_maml::tasks::Stream;
 use theria_maml::{Gpu, Machine, Result};
 
-use crate::evidence::Row;
+use theria_tests::evidence::Row;
 
 /// With the shipped choices: evidence speaks for what is shipped.
 pub fn fused(cuda: &Cuda) -> CudaFused {

@@ -4,10 +4,10 @@ use theria_jvp_hvp::Dense;
 use theria_maml::meta::{Inner, Mode, Optimiser};
 use theria_maml::{Host, Machine, Result};
 
-use crate::device::short;
-use crate::evidence::Row;
-use crate::meta_machines::{Named, off, oracle, worst};
-use crate::meta_tasks::{ADAM, Loop, MOMENTUM, Said, Task, numbers, reference};
+use crate::phase10::machines::{Named, off, oracle, worst};
+use crate::phase10::tasks::{ADAM, Loop, MOMENTUM, Said, Task, numbers, reference};
+use theria_tests::device::short;
+use theria_tests::evidence::Row;
 
 /// How far meta-gradients of loops may be off.
 #[derive(Clone, Copy, Debug)]
@@ -224,10 +224,10 @@ mod tests {
     use half::bf16;
     use theria_jvp_hvp::variant::{Variant, Varied};
 
-    use crate::in_16_bits::Rounded;
+    use crate::phase10::in_16_bits::Rounded;
 
     fn passed(rows: &[Row]) {
-        let failed = crate::evidence::failures(rows);
+        let failed = theria_tests::evidence::failures(rows);
         assert!(failed.is_empty(), "\n{}", failed.join("\n"));
     }
 
@@ -253,7 +253,7 @@ mod tests {
                 path_by_steps(&named, Ok(host::<f32>()), bounds),
             ];
             for rows in all {
-                let failed = crate::evidence::failures(&rows);
+                let failed = theria_tests::evidence::failures(&rows);
                 assert_eq!(failed.is_empty(), passes, "\n{}", failed.join("\n"));
             }
         }

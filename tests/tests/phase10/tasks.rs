@@ -7,7 +7,7 @@ use theria_maml::models::Transformer;
 use theria_maml::operation::Heads;
 use theria_maml::{Graph, Machine, Model, Result, ValueId};
 
-use crate::meta_machines::{download, normal, of, upload};
+use crate::phase10::machines::{download, normal, of, upload};
 
 /// Momentum, as the independent system had it.
 pub const MOMENTUM: Optimiser = Optimiser::Momentum { decay: 0.9 };
@@ -42,7 +42,7 @@ struct Begin {
 /// # Panics
 /// If the file is none that was stored.
 pub fn reference() -> Value {
-    let text = include_str!("../../crates/maml/tests/fixtures/maml_reference.json");
+    let text = include_str!("../../../crates/maml/tests/fixtures/maml_reference.json");
     serde_json::from_str(text).expect("the fixture is JSON")
 }
 

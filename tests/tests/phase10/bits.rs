@@ -4,9 +4,9 @@ use theria_contract::{Error as Refused, Refusal};
 use theria_maml::meta::{Inner, Keep, Mode, Optimiser};
 use theria_maml::{Error, Machine, Result, ValueId};
 
-use crate::evidence::Row;
-use crate::meta_machines::{Named, download, of, same_bits};
-use crate::meta_tasks::{ADAM, Loop, MOMENTUM, Said, Task};
+use crate::phase10::machines::{Named, download, of, same_bits};
+use crate::phase10::tasks::{ADAM, Loop, MOMENTUM, Said, Task};
+use theria_tests::evidence::Row;
 
 const STEPS: usize = 3;
 const RATE: f64 = 0.3;
@@ -196,7 +196,7 @@ pub fn other_products<M: Machine + 'static>(
         let fresh = Loop::new(&machine, Task::Head)?.say(&machine, &inner, Mode::Full)?;
         let machine = back(machine);
         let again = thrice(&machine)?;
-        let apart = crate::meta_machines::off(&rounded.gradients, &exact.gradients);
+        let apart = crate::phase10::machines::off(&rounded.gradients, &exact.gradients);
         Ok(vec![
             named.statement("with other products, what a fresh model says", same(&rounded, &fresh), ""),
             named.statement(
@@ -213,7 +213,7 @@ pub fn other_products<M: Machine + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::meta_machines::{Oracle, oracle};
+    use crate::phase10::machines::{Oracle, oracle};
     use theria_jvp_hvp::{Opaque, Streaming};
     use theria_maml::Host;
 
@@ -222,7 +222,7 @@ mod tests {
         let opaque: Host<Opaque<Streaming>, f64> = Host::new(Opaque::new(Streaming::new()));
         let named = Named { backend: "streaming", ..Named::F64 };
         let rows = statements::<Oracle, _>(&named, Ok(oracle()), Ok(opaque));
-        let failed = crate::evidence::failures(&rows);
+        let failed = theria_tests::evidence::failures(&rows);
         assert!(failed.is_empty() && rows.len() > 40, "\n{}", failed.join("\n"));
     }
 

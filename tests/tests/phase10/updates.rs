@@ -4,10 +4,10 @@ use theria_maml::machine::TensorOf;
 use theria_maml::meta::{Inner, Learner, Mode, Optimiser};
 use theria_maml::{Graph, Machine, Model, Result};
 
-use crate::device::short;
-use crate::evidence::Row;
-use crate::meta_machines::{Named, download, normal, of, off, oracle, same_bits, upload, worst};
-use crate::meta_tasks::{ADAM, MOMENTUM};
+use crate::phase10::machines::{Named, download, normal, of, off, oracle, same_bits, upload, worst};
+use crate::phase10::tasks::{ADAM, MOMENTUM};
+use theria_tests::device::short;
+use theria_tests::evidence::Row;
 
 /// How far gradients of one tensor may be off in f64. Those of one element cancel with what they began from, by a factor
 /// of a hundred here and there; Adam divides by gradients that may be small.
@@ -193,12 +193,12 @@ mod tests {
         let named = Named { backend: "streaming", ..Named::F32 };
         let expected = expected().unwrap();
         let rows = optimisers(&named, machine(), &expected, IN_F32);
-        let failed = crate::evidence::failures(&rows);
+        let failed = theria_tests::evidence::failures(&rows);
         assert!(failed.is_empty(), "\n{}", failed.join("\n"));
         let strict = optimisers(&named, machine(), &expected, IN_F64);
         assert!(strict.iter().filter(|row| row.verdict == "failed").count() == 12);
         let rows = primitives(&named, machine(), 1e-13);
-        let failed = crate::evidence::failures(&rows);
+        let failed = theria_tests::evidence::failures(&rows);
         assert!(failed.is_empty(), "\n{}", failed.join("\n"));
     }
 }

@@ -6,10 +6,10 @@ use theria_gpu_bwd::CudaRef;
 use theria_maml::machine::WRONG;
 use theria_maml::{Gpu, Result};
 
-use crate::evidence::Row;
-use crate::meta_machines::Named;
-use crate::meta_operations::{Found, Operation, judge};
-use crate::meta_updates::{Expected, IN_F64, optimisers};
+use crate::phase10::machines::Named;
+use crate::phase10::operations::{Found, Operation, judge};
+use crate::phase10::updates::{Expected, IN_F64, optimisers};
+use theria_tests::evidence::Row;
 
 type Reference = Gpu<CudaRef, f64>;
 
