@@ -10,7 +10,7 @@ const fn edit(from: &'static str, to: &'static str) -> Edit {
 }
 
 /// What is wrong, and the change that makes it so.
-pub const WRONG: [(&str, Edit); 16] = [
+pub const WRONG: [(&str, Edit); 18] = [
     (
         "the derivative of gelu has a wrong sign",
         edit("normal(at) + at * density(at)", "normal(at) - at * density(at)"),
@@ -32,12 +32,14 @@ pub const WRONG: [(&str, Edit); 16] = [
     ),
     (
         "chunks add up the rows of the next turn",
-        edit("member * rows.shared.n + group", "member * rows.shared.n + (group + 1) % rows.shared.n"),
+        edit("begin * rows.shared.n + group", "begin * rows.shared.n + (group + 1) % rows.shared.n"),
     ),
-    ("the next row of a turn is taken", edit("cyclic ? r % n : r / n", "cyclic ? (r + 1) % n : r / n")),
+    ("the next row of a turn is taken", edit("cyclic ? r % unsigned(n)", "cyclic ? (r + 1) % unsigned(n)")),
+    ("the last column is left out", edit("if (begin + lane < width) {", "if (begin + lane < width - 1) {")),
+    ("a lane keeps its last row alone", edit("*sum += kept(x);", "*sum = kept(x);")),
     (
-        "the last column of a part is left out",
-        edit("row.end = row.begin + rows.columns;", "row.end = row.begin + rows.columns - 1;"),
+        "sums of one warp replace what they are added to",
+        edit("rows.chunks == 1 && of.add ? to[n] + sums[k] : sums[k]", "sums[k]"),
     ),
     ("a variance is without its ε", edit("root_of(variance + N(epsilon))", "root_of(variance)")),
     ("the 2 of a squared error is lost", edit("N(2 * weight) * g(0)", "N(weight) * g(0)")),
@@ -52,15 +54,24 @@ pub const WRONG: [(&str, Edit); 16] = [
 
 #[cfg(test)]
 mod tests {
+    use theria_gpu_fwd::{Architecture, Compiler, Error};
+
     use super::*;
     use crate::machine::kernels;
 
+    /// Where there is a compiler, what was changed compiles: a text that does not is no wrong kernel.
     #[test]
     fn every_change_is_of_something_that_is_there_once() {
         let kernels = kernels();
+        let compiler = Compiler::open();
+        assert!(matches!(&compiler, Ok(_) | Err(Error::NoCompiler)), "{compiler:?}");
         for (what, edit) in WRONG {
-            let changed = kernels.iter().filter(|kernel| kernel.source.edited(edit).is_some()).count();
-            assert!(changed > 0, "{what}: {edit:?}");
+            let changed = kernels.iter().find_map(|kernel| Some((kernel, kernel.source.edited(edit)?)));
+            let (kernel, source) = changed.unwrap_or_else(|| panic!("{what}: {edit:?}"));
+            if let Ok(compiler) = &compiler {
+                let made = compiler.compile(source, Architecture::SM_90A, &kernel.options());
+                assert!(made.is_ok(), "{what}: {:?}", made.err());
+            }
         }
     }
 }
