@@ -22,7 +22,7 @@ pub enum Operation {
     SumWithRow(usize, usize),
     /// A matrix and a row, twice: what is pulled back is added to what is there.
     SumWithRowTwice(usize, usize),
-    /// A matrix and so many rows that take turns.
+    /// A matrix and so many rows that take turns, twice.
     SumInTurns(usize, usize, usize),
     /// A matrix and itself, which is copied for it.
     Copy(usize, usize),
@@ -62,8 +62,8 @@ const PLAIN: Heads = Heads { queries: 1, keys: 1, batch: 1, causal: false };
 
 /// Functions of rows, products and lookups.
 ///
-/// Rows of one element and one row alone; widths beside multiples of 32 and 128; more than 8192 rows, which warps share in
-/// chunks whose sums a second launch adds up; few rows with many columns, which are taken apart in parts of 128.
+/// Rows of one element and one row alone; widths beside multiples of 32, which are parts of a warp each; thousands of rows,
+/// which warps share in chunks whose sums a second launch adds up; thousands of rows in turns, which one warp adds up.
 const OPERATIONS: [Operation; 59] = [
     Op::Gelu(37, 33),
     Op::Sum(1, 1),
@@ -202,10 +202,12 @@ impl<M: Machine + 'static> Building<M> {
         self.graph.sum(unit, b)
     }
 
+    /// Rows that take turns, before a unit and after it.
     fn in_turns(&mut self, rows: usize, columns: usize, turns: usize) -> Result<ValueId> {
         let (a, b) = (self.parameter(rows, columns), self.parameter(turns, columns));
-        let made = self.graph.sum(a, b)?;
-        Ok(self.graph.gelu(made))
+        let once = self.graph.sum(a, b)?;
+        let unit = self.graph.gelu(once);
+        self.graph.sum(unit, b)
     }
 
     fn unit(&mut self, rows: usize, columns: usize) -> ValueId {
@@ -555,8 +557,7 @@ mod tests {
             let said = (silent(&found.gradient), silent(&found.product));
             let zero = match operation {
                 // Of one element nothing is left, of no rows nothing is made.
-                Op::Normalise(_, 1) => 2,
-                Op::Product(_, 0, _) => 2,
+                Op::Normalise(_, 1) | Op::Product(_, 0, _) => 2,
                 Op::NoRows => 5,
                 _ => 0,
             };
