@@ -30,7 +30,7 @@ impl Bounds {
     /// Attention in 16 bits. Steps of Adam that are as large as the parameters do not survive that.
     pub const HALF: Self = Self { plain: 3e-2, adam: Some(4e-2), far: None, path: 5e-2 };
     /// And all products.
-    pub const PRODUCTS: Self = Self { plain: 6e-2, adam: None, ..Self::HALF };
+    pub const PRODUCTS: Self = Self { plain: 4.5e-2, adam: None, ..Self::HALF };
 
     fn of(&self, optimiser: Optimiser) -> Option<f64> {
         if matches!(optimiser, Optimiser::Adam { .. }) { self.adam } else { Some(self.plain) }
