@@ -1,6 +1,7 @@
 //! What only a device can show. Without one these tests show as ignored, with the reason.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ fn main() {
             format!("{name} ({})", reason.split([':', ';']).next().unwrap_or_default())
         });
         let body = move || {
-            run(&Cuda::new(Device::open(0)?));
+            run(&Cuda::new(shared()?));
             Ok(())
         };
         Trial::test(name, body).with_ignored_flag(ignored)
@@ -58,6 +59,16 @@ fn main() {
         test_kernels("recorded_work_keeps_the_kernels_of_a_backend_that_is_gone", kernels_kept),
     ];
     libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// One open device for all tests: threads that share it wait while one of them records, and those of another would not.
+fn shared() -> Result<Device, Error> {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    if let Some(device) = DEVICE.get() {
+        return Ok(device.clone());
+    }
+    let opened = Device::open(0)?;
+    Ok(DEVICE.get_or_init(|| opened).clone())
 }
 
 fn layouts(shape: [usize; 4]) -> Vec<Layout> {

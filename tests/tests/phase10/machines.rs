@@ -1,5 +1,7 @@
 //! Machines of models on a device, what they are called in rows, and how far they may be off.
 
+use std::sync::OnceLock;
+
 use theria_contract::{Checks, Element, Storage, Tensor};
 use theria_gpu_bwd::{CudaFused, CudaRef};
 use theria_gpu_fwd::Cuda;
@@ -10,24 +12,31 @@ use theria_maml::{Gpu, Machine, Result};
 
 use theria_tests::evidence::Row;
 
+/// The device of the first test for all of them: threads that share one wait while one of them records, and those of
+/// another would not.
+fn shared(cuda: &Cuda) -> Cuda {
+    static SHARED: OnceLock<Cuda> = OnceLock::new();
+    SHARED.get_or_init(|| cuda.clone()).clone()
+}
+
 /// With the shipped choices: evidence speaks for what is shipped.
 pub fn fused(cuda: &Cuda) -> CudaFused {
-    CudaFused::new(cuda.clone()).with_table(Table::default()).with_sweeps(Table::default())
+    CudaFused::new(shared(cuda)).with_table(Table::default()).with_sweeps(Table::default())
 }
 
 /// `cuda-ref` in f64.
 pub fn in_f64(cuda: &Cuda) -> Result<Gpu<CudaRef, f64>> {
-    Gpu::new(CudaRef::new(cuda.clone()))
+    Gpu::new(CudaRef::new(shared(cuda)))
 }
 
 /// `cuda-ref` in f64, which looks at every value.
 pub fn checked_in_f64(cuda: &Cuda) -> Result<Gpu<CudaRef, f64>> {
-    Gpu::new(CudaRef::new(cuda.clone()).with_checks(Checks::Finite))
+    Gpu::new(CudaRef::new(shared(cuda)).with_checks(Checks::Finite))
 }
 
 /// `cuda-ref` in f32.
 pub fn in_f32(cuda: &Cuda) -> Result<Gpu<CudaRef, f32>> {
-    Gpu::new(CudaRef::new(cuda.clone()))
+    Gpu::new(CudaRef::new(shared(cuda)))
 }
 
 /// `cuda-fused` in f32, every product in three of TF32.

@@ -129,13 +129,21 @@ impl<M: Machine> Taken<M> {
         inputs: &[ValueId],
         (which, written): (&[bool], &[bool]),
     ) -> Result<Self> {
-        let mut tensors = Vec::with_capacity(inputs.len());
+        let mut taken = Self { tensors: Vec::with_capacity(inputs.len()), written: Vec::new() };
         for value in inputs {
             let there = if which[value.0] { plane[value.0].take() } else { None };
             let missing = which[value.0] && there.is_none();
-            tensors.push(if missing { Some(room.take(*value)?) } else { there });
+            match missing.then(|| room.take(*value)).transpose() {
+                Ok(spare) => taken.tensors.push(there.or(spare)),
+                Err(error) => {
+                    // Nothing that a recording may name is released.
+                    taken.put_back(plane, inputs, &mut vec![false; plane.len()]);
+                    return Err(error);
+                }
+            }
         }
-        Ok(Self { written: inputs.iter().map(|value| written[value.0]).collect(), tensors })
+        taken.written = inputs.iter().map(|value| written[value.0]).collect();
+        Ok(taken)
     }
 
     /// Lends them as places, and notes what was written.
@@ -149,7 +157,8 @@ impl<M: Machine> Taken<M> {
     }
 
     fn put_back(self, plane: &mut Plane<M>, inputs: &[ValueId], written: &mut [bool]) {
-        for ((value, tensor), was) in inputs.iter().zip(self.tensors).zip(self.written) {
+        let written_or_not = self.written.into_iter().chain(std::iter::repeat(false));
+        for ((value, tensor), was) in inputs.iter().zip(self.tensors).zip(written_or_not) {
             if tensor.is_some() {
                 plane[value.0] = tensor;
                 written[value.0] |= was;
@@ -360,6 +369,7 @@ impl<M: Machine> Model<M> {
         };
         let of_machine = |recording: &M::Recording| machine.made(recording);
         if !self.replays[known].recording.as_ref().is_some_and(of_machine) {
+            // Another machine may have to make memory first: then it is recorded another time.
             self.replays[known].recording = machine.record(|| self.do_work(machine, plan, work))?;
         }
         match &self.replays[known].recording {

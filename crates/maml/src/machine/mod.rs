@@ -386,7 +386,8 @@ pub trait Machine: Sized + Sync {
     /// What attention wrote.
     fn take_attended(&self, room: Option<&AttendedOf<Self>>, x: &mut TensorOf<Self>) -> Result<()>;
 
-    /// Records work instead of doing it. None where nothing is recorded: the work is not done then.
+    /// Records work instead of doing it. None where nothing is recorded, or where the work has to make memory first: it is
+    /// not done then.
     fn record(&self, work: impl FnOnce() -> Result<()>) -> Result<Option<Self::Recording>>;
 
     /// Whether recorded work is this machine's: another computes in another way.

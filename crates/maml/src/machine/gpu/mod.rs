@@ -190,6 +190,12 @@ fn view_mut<T: Scalar>(tensor: &mut CudaTensor<T>) -> CudaViewMut<'_, T> {
     Cuda::view_mut(tensor)
 }
 
+/// Whether work was not recorded because it makes memory.
+fn makes_memory(error: &crate::Error) -> bool {
+    let crate::Error::Attention(theria_contract::Error::Backend { source, .. }) = error else { return false };
+    matches!(source.downcast_ref(), Some(theria_gpu_fwd::Error::MemoryRecorded))
+}
+
 /// An error of the device layer.
 fn on_device<T>(outcome: Result<T, theria_gpu_fwd::Error>) -> Result<T> {
     Ok(outcome.map_err(theria_contract::Error::from)?)
@@ -373,7 +379,11 @@ where
         if self.attention.checks() != Checks::None {
             return Ok(None);
         }
-        let graph = on_device(self.cuda.device().record(work))??;
+        let graph = match on_device(self.cuda.device().record(work))? {
+            Ok(graph) => graph,
+            Err(error) if makes_memory(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
         Ok(Some(Recorded { graph, precision: self.precision, shared: Arc::clone(&self.shared) }))
     }
 
