@@ -233,7 +233,7 @@ pub(super) fn row(
         _ => found.bytes,
     };
     let off = oracle.map(|oracle| error(&found.gradient, &oracle.gradient));
-    let bound = oracle.map(|_| subject.bound() * what.inner(1).steps as f64);
+    let bound = oracle.map(|_| subject.bound() * (what.inner(1).steps as f64).sqrt());
     let finite = found.gradient.iter().all(|x| x.is_finite());
     let within = off.zip(bound).is_none_or(|(off, bound)| off <= bound);
     let row = row

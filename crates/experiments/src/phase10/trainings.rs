@@ -102,9 +102,10 @@ pub(super) fn row_of_run(path: &Path, watch: &mut dyn Watch) -> Result<()> {
 }
 
 /// The revision that a run was begun with, as its folder says.
-fn trained_by(folder: &Path) -> Value {
+fn trained_by(folder: &Path) -> String {
     let text = fs::read_to_string(folder.join("settings.json")).unwrap_or_default();
-    serde_json::from_str::<Value>(&text).map_or(Value::Null, |settings| settings["host"]["git"].clone())
+    let settings = serde_json::from_str::<Value>(&text).unwrap_or_default();
+    settings["host"]["git"].as_str().unwrap_or("unknown").to_owned()
 }
 
 fn row(part: Part, settings: &Settings, (evaluation, seconds): (&Evaluation, f64), origin: &Origin) -> Row {

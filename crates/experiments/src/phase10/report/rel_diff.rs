@@ -23,7 +23,7 @@ pub(super) fn write(page: &mut Page, selection: &Selection<'_>) {
          for the first task of each of {} seeds. `rel_diff` is |FULL - FO| / |FULL| over all parameters. It describes a loop, \
          and certifies nothing: whether a gradient is right, its distance from `dense` in f64 says. That shares the loop and the model with the others, \
          and not the attention; the loop itself is held against an independent system above. A bound is that of one product of the \
-         Hessian in the type, by the table of bounds of `theria-contract`, times K.",
+         Hessian in the type, by the table of bounds of `theria-contract`, times √K.",
         fixed(rates.first().copied(), 2),
         seeds.len()
     ));
@@ -55,7 +55,15 @@ pub(super) fn write(page: &mut Page, selection: &Selection<'_>) {
         &header,
         table("error", |all| scientific(worst(all))),
     );
-    let header = ["by", "error of H v", "asymmetry of H", "bound, one step", "verdict", "ought to be"];
+    let header = [
+        "by",
+        "error of H v",
+        "asymmetry of H",
+        "bound, one step",
+        "verdict",
+        "ought to be",
+        "bounds below every wrong operator",
+    ];
     let shown = lines.iter().map(|line| {
         let all = |key: &str| -> Vec<f64> {
             let rows = line.rows.iter().filter(|row| key != "hvp_error" || row.get("oracle").is_string());
@@ -69,12 +77,14 @@ pub(super) fn write(page: &mut Page, selection: &Selection<'_>) {
             scientific(first.and_then(|row| row.number("bound"))),
             verdicts(line),
             first.map_or(String::new(), |row| row.text("expected").to_owned()),
+            apart(line, &lines),
         ]
     });
     page.table(
         "The largest error of a product of the Hessian where the loop begins, and the largest asymmetry of the Hessian where it \
          ends, over the seeds and steps. The negative controls are wrong on purpose: `frozen-both` takes its statistics for \
-         constants in the backward, `once-differentiable` all of the backward.",
+         constants in the backward, `once-differentiable` all of the backward. The last column says of how many of the bounds no wrong \
+         operator comes below them with the same steps and seed: where one does, passing says little.",
         &header,
         shown,
     );
@@ -89,6 +99,23 @@ fn verdicts(line: &Line<'_>) -> String {
         0 => "reference".into(),
         judged => format!("{passed} of {judged} passed"),
     }
+}
+
+/// Of how many of a line's bounds no operator that is wrong on purpose comes below them.
+fn apart(line: &Line<'_>, lines: &[Line<'_>]) -> String {
+    let wrong: Vec<&Row> =
+        lines.iter().flat_map(|line| &line.rows).copied().filter(|row| row.is_control()).collect();
+    let bounds: Vec<_> =
+        line.rows.iter().filter(|row| row.number("bound").is_some() && !row.is_control()).collect();
+    if wrong.is_empty() || bounds.is_empty() {
+        return "-".into();
+    }
+    let same = |row: &Row, wrong: &Row| ["steps", "seed"].iter().all(|key| row.get(key) == wrong.get(key));
+    let above =
+        |row: &Row, wrong: &Row| wrong.number("error").is_none_or(|error| row.number("bound") < Some(error));
+    let is_apart =
+        |row: &&&&Row| wrong.iter().filter(|wrong| same(row, wrong)).all(|wrong| above(row, wrong));
+    format!("{} of {}", bounds.iter().filter(is_apart).count(), bounds.len())
 }
 
 /// Norms of what the second order adds, by group, of the reference and of the control.
