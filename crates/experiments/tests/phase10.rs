@@ -1,10 +1,15 @@
 //! The report of phase 10: it says what its rows say, and nothing else.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use theria_experiments::phase10::report::{Report, render};
+use theria_experiments::phase10::report::{PAGE, Report, render};
 use theria_experiments::phase10::{Row, read};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
 
 /// Rows as a file has them.
 fn rows(all: &[Value]) -> Vec<Row> {
@@ -127,4 +132,17 @@ fn what_fails_and_a_control_that_passes_are_listed() {
     (astray["rel_diff"], astray["error"], astray["finite"]) = (Value::Null, Value::Null, json!(false));
     let page_ = page(&[astray, looped("rel-diff", "f32", 1, 1, 0.2)]);
     assert_eq!(cells(&page_, "`rel_diff`, means", "| `streaming` f32 [A] |")[1..], ["not finite"]);
+}
+#[test]
+fn the_report_of_the_documentation_is_what_its_rows_give() {
+    let docs = root().join("docs");
+    let rows = read(&docs.join("results/phase10_rows.jsonl")).unwrap();
+    let Report { page, pictures } = render(&rows).unwrap();
+    let advice = "differs from its rows: theria experiment phase10 --report docs/results/phase10_rows.jsonl --out docs";
+    for (name, made) in [(PAGE, &page)].into_iter().chain(pictures.iter().map(|(name, svg)| (*name, svg))) {
+        let there = fs::read_to_string(docs.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(there == *made, "{name} {advice}");
+    }
+    // Negative control: without the last row the page is another one.
+    assert_ne!(render(&rows[..rows.len() - 1]).unwrap().page, page);
 }
