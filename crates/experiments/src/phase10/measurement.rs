@@ -96,27 +96,22 @@ impl Measurement {
 
     fn timings(&self, watch: &mut dyn Watch) -> Result<()> {
         let runs = if self.quick { 3 } else { 15 };
-        for head in self.some(&HEADS, 1) {
+        let (on_device, on_host): (Vec<Subject>, Vec<Subject>) =
+            self.subjects().into_iter().partition(|subject| subject.is_cuda());
+        for head in self.some(&HEADS, 1).iter().filter(|_| !on_host.is_empty()) {
             let what = Subjected::Head(*head);
             let oracle = timings::reference(what)?;
-            for subject in self.subjects().into_iter().filter(|subject| !subject.is_cuda()) {
-                let (row, _) = timings::row(
-                    subject,
-                    what,
-                    runs,
-                    Some(&oracle).filter(|_| subject != Subject::REFERENCE),
-                    &Origin::here(false),
-                )?;
+            for subject in &on_host {
+                let oracle = Some(&oracle).filter(|_| *subject != Subject::REFERENCE);
+                let (row, _) = timings::row(*subject, what, runs, oracle, &Origin::here(false))?;
                 self.told(watch, row)?;
             }
         }
-        let on_device: Vec<Subject> =
-            self.subjects().into_iter().filter(|subject| subject.is_cuda()).collect();
         if on_device.is_empty() { Ok(()) } else { self.timings_on_device(&on_device, runs.min(7), watch) }
     }
 
-    /// A small transformer is held against the host's. The large one has the fused f32 for an oracle: textbook matrices
-    /// would take the host an hour.
+    /// A small transformer is held against the host's. The large one is too much for the host, and has the fused f32 for an
+    /// oracle.
     fn timings_on_device(&self, subjects: &[Subject], runs: usize, watch: &mut dyn Watch) -> Result<()> {
         let (small, origin) = (Subjected::Deep(Deep::SMALL), Origin::here(true));
         let oracle = timings::reference(small)?;
