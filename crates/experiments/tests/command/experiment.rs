@@ -38,7 +38,9 @@ fn a_quick_measurement_makes_rows_of_every_part_and_a_report_of_them() {
     let (ran, rows) = bench.rows(&["--quick", "--backend", "dense,streaming"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     for row in &rows {
-        assert!(row["git"].is_string() && row["cpu"].is_string() && row["threads"] == 1, "{row}");
+        // Sources that were copied without their history have no revision.
+        assert!(row["git"].is_string() || row["git"].is_null(), "{row}");
+        assert!(row["cpu"].is_string() && row["threads"] == 1 && row["device"] == "cpu", "{row}");
         assert!(row["toolchain"].as_str().unwrap().starts_with("rustc"), "{row}");
         assert!(row["verdict"] == row["expected"] && row["quick"] == true, "{row}");
     }
@@ -134,7 +136,7 @@ fn a_run_of_theria_maml_stands_for_a_training() {
     let (ran, rows) = bench.rows(&["--from-runs", text(&full)]);
     assert_eq!((ran.code, rows.len()), (0, 1), "{ran:?}");
     assert_eq!((&rows[0]["mode"], &rows[0]["steps"]), (&json!("full"), &json!(3)));
-    assert_eq!(rows[0]["trained_by"], rows[0]["git"]);
+    assert_eq!(rows[0]["trained_by"], rows[0]["git"].as_str().unwrap_or("unknown"));
     let again = theria(&["maml", "--resume", text(&full), "--evaluate", "1000", "--json"]).json();
     assert_eq!(rows[0]["loss"], again["evaluation"]["loss"]["mean"]);
     let other = train("other", &["--mode", "truncated:1"]);
