@@ -26,4 +26,5 @@ pub mod evaluation;
 pub mod judgement;
 pub mod machine;
 pub mod maml;
+pub mod phase10;
 pub mod plot;

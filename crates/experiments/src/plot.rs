@@ -29,9 +29,15 @@ const LEFT: i32 = 72;
 /// Height of a line of the legend.
 const LINE: i32 = 20;
 
-/// Blue, vermilion and green of Okabe and Ito: apart for every kind of colour vision, and the
-/// markers differ as well.
-const COLOURS: [RGBColor; 3] = [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(0, 158, 115)];
+/// Blue, vermilion, green, purple and orange of Okabe and Ito: apart for every kind of colour vision, and the
+/// markers of the first three differ as well.
+const COLOURS: [RGBColor; 5] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+];
 const GREY: RGBColor = RGBColor(90, 90, 90);
 const GRID: RGBColor = RGBColor(228, 228, 228);
 

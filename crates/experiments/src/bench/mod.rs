@@ -24,6 +24,7 @@ pub use check::Checked;
 pub use host::Host;
 pub use measure::{Measured, Task, measure};
 pub use peers::{Ceiling, NoPeers, Peers};
+pub(crate) use peers::{python, script};
 pub use preset::Preset;
 pub use protocol::{Peer, Request};
 pub use row::{Row, file};

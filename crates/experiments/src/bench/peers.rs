@@ -24,8 +24,10 @@ const ANSWER: Duration = Duration::from_secs(600);
 #[derive(Debug, thiserror::Error)]
 pub enum NoPeers {
     /// The script is nowhere.
-    #[error("{SCRIPT} was not found (looked in {}); set THERIA_PEERS to its path", looked.join(", "))]
+    #[error("{name} was not found (looked in {}); set THERIA_PEERS to its path", looked.join(", "))]
     NoScript {
+        /// Its name.
+        name: String,
         /// Where it was looked for.
         looked: Vec<String>,
     },
@@ -66,8 +68,7 @@ impl Peers {
     /// Starts it: `THERIA_PYTHON`, or `python3`, with `THERIA_PEERS`, or the script beside the program,
     /// or that of the source tree.
     pub fn start(device: &'static str) -> Result<Self, NoPeers> {
-        let python = std::env::var_os("THERIA_PYTHON").unwrap_or_else(|| OsString::from("python3"));
-        Self::start_with(&python, &script()?, device)
+        Self::start_with(&python(), &script(SCRIPT)?, device)
     }
 
     /// Starts that of this interpreter and script.
@@ -150,21 +151,31 @@ impl Drop for Peers {
     }
 }
 
-/// Where the script is.
-fn script() -> Result<PathBuf, NoPeers> {
-    if let Some(path) = std::env::var_os("THERIA_PEERS").filter(|path| !path.is_empty()) {
-        let path = PathBuf::from(path);
-        let path = if path.is_dir() { path.join(SCRIPT) } else { path };
-        return found(&[path]);
-    }
-    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("peers").join(SCRIPT)));
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../benches/peers").join(SCRIPT);
-    found(&beside.into_iter().chain([sources]).collect::<Vec<_>>())
+/// The Python of the peers.
+pub(crate) fn python() -> OsString {
+    std::env::var_os("THERIA_PYTHON").unwrap_or_else(|| OsString::from("python3"))
 }
 
-fn found(places: &[PathBuf]) -> Result<PathBuf, NoPeers> {
+/// Where a script is. Scripts lie side by side, so the path of one names the folder of all.
+pub(crate) fn script(name: &str) -> Result<PathBuf, NoPeers> {
+    if let Some(path) = std::env::var_os("THERIA_PEERS").filter(|path| !path.is_empty()) {
+        let path = PathBuf::from(path);
+        let path = match (path.is_dir(), name) {
+            (true, _) => path.join(name),
+            (false, SCRIPT) => path,
+            (false, _) => path.with_file_name(name),
+        };
+        return found(name, &[path]);
+    }
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("peers").join(name)));
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../benches/peers").join(name);
+    found(name, &beside.into_iter().chain([sources]).collect::<Vec<_>>())
+}
+
+fn found(name: &str, places: &[PathBuf]) -> Result<PathBuf, NoPeers> {
     let there = places.iter().find(|place| place.is_file()).cloned();
     there.ok_or_else(|| NoPeers::NoScript {
+        name: name.to_owned(),
         looked: places.iter().map(|place| place.display().to_string()).collect(),
     })
 }
@@ -201,14 +212,19 @@ mod tests {
         let missing =
             Peers::start_with(&OsString::from("no-such-python"), Path::new("x"), "cpu").unwrap_err();
         assert!(missing.to_string().contains("no-such-python does not start"), "{missing}");
-        let nowhere = found(&[PathBuf::from("no/such/script.py")]).unwrap_err().to_string();
-        assert!(nowhere.contains("no/such/script.py") && nowhere.contains("THERIA_PEERS"), "{nowhere}");
+        let nowhere = found("script.py", &[PathBuf::from("no/such/script.py")]).unwrap_err().to_string();
+        assert!(
+            nowhere.starts_with("script.py was")
+                && nowhere.contains("no/such/script.py")
+                && nowhere.contains("THERIA_PEERS"),
+            "{nowhere}"
+        );
     }
 
     #[test]
     fn the_script_of_the_sources_answers_whether_or_not_it_can_measure() {
         let python = OsString::from("python3");
-        match Peers::start_with(&python, &script().unwrap(), "cpu") {
+        match Peers::start_with(&python, &script(SCRIPT).unwrap(), "cpu") {
             Ok(peers) => assert!(peers.about["torch"].is_string(), "{}", peers.about),
             Err(NoPeers::NoPython { .. }) => {}
             Err(error) => assert!(error.to_string().contains("torch ("), "{error}"),

@@ -7,6 +7,7 @@ mod check;
 mod console;
 mod doctor;
 mod eval;
+mod experiment;
 mod maml;
 mod plots;
 mod progress;
@@ -61,6 +62,7 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     Tune(tune::TuneArgs),
     Maml(maml::MamlArgs),
+    Experiment(experiment::ExperimentArgs),
 }
 
 /// What every command takes.
@@ -99,6 +101,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Doctor(args)) => doctor::run(&args, console),
         Some(Command::Tune(args)) => tune::run(&args, console),
         Some(Command::Maml(args)) => maml::run(&args, console),
+        Some(Command::Experiment(args)) => experiment::run(&args, console),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

@@ -36,7 +36,7 @@ pub enum Scale {
     PowersOfTen,
 }
 
-/// A picture of at most three curves.
+/// A picture of at most five curves.
 pub fn curves(
     title: &str,
     [x, y]: [&str; 2],

@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod eval;
+mod experiment;
 mod maml;
 mod surface;
 mod tune;

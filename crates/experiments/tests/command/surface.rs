@@ -10,7 +10,7 @@ use crate::{Bench, theria};
 
 #[test]
 fn help_of_every_command_has_examples() {
-    for command in ["eval", "check", "boundary", "bench", "doctor", "tune", "maml"] {
+    for command in ["eval", "check", "boundary", "bench", "doctor", "tune", "maml", "experiment"] {
         let ran = theria(&[command, "--help"]);
         assert_eq!(ran.code, 0);
         assert!(ran.out.contains("Examples:") && ran.out.contains("--json"), "{command}: {}", ran.out);
