@@ -309,7 +309,6 @@ mod tests {
             ("inner-rate is NaN", Settings { inner_rate: f64::NAN, ..usual.clone() }),
             ("outer-rate is -1", Settings { outer_rate: -1.0, ..usual.clone() }),
             ("clip is 0", Settings { clip: Some(0.0), ..usual.clone() }),
-            ("dtype is bf16", Settings { dtype: DType::Bf16, ..usual.clone() }),
             ("ways is given", Settings { ways: 2, ..usual.clone() }),
             ("folder is given", Settings { folder: Some("x".into()), ..usual.clone() }),
             ("folder is missing", Settings::of(TaskName::Images)),

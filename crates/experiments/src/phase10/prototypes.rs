@@ -38,8 +38,8 @@ impl<M: Machine + 'static> Prototypes<M> {
         let mut stage = Stage::new(machine, Box::new(PrototypesExperiment::default()))?;
         let start = stage.begin(machine, seed)?;
         let task = stage.experiment().source().task(seed, 0)?;
-        let (learner, desk) = stage.parts();
-        desk.load(machine, learner, &task)?;
+        let (learners, desk) = stage.parts();
+        desk.load(machine, &mut learners[0], &task)?;
         Ok(Self { stage, start, seed })
     }
 
@@ -51,7 +51,7 @@ impl<M: Machine + 'static> Prototypes<M> {
 
     fn parts(&mut self) -> (&mut Learner<M>, Vec<&TensorOf<M>>) {
         let Self { stage, start, .. } = self;
-        (stage.parts().0, start.iter().collect())
+        (&mut stage.parts().0[0], start.iter().collect())
     }
 
     /// The whole gradient; its states are counted.
