@@ -1,6 +1,6 @@
 //! Operations: each gives its value, its pull-back, its push-forward, and the tangent of its pull-back.
 //!
-//! A function of rows is one file with two functions, see [`Rowwise`](crate::machine::Rowwise): the other two rules are
+//! A function of rows is one file with two functions, see [`Rowwise`]: the other two rules are
 //! the same lines on dual numbers. Products and attention say their rules themselves.
 
 mod attention;
