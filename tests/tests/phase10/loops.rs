@@ -121,6 +121,7 @@ pub fn against_the_host<M: Machine + 'static>(named: &Named, machine: Result<M>,
 fn host_rows<M: Machine + 'static>(named: &Named, machine: &M, bounds: Bounds) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     let host = oracle();
+    let mut of_each_element = Loop::of_each_element(&host, Task::Head, &Task::SOME)?;
     for of_elements in [false, true] {
         let mut expected = Loop::adapting(&host, Task::Head, &Task::SOME, of_elements)?;
         let mut given = Loop::adapting(machine, Task::Head, &Task::SOME, of_elements)?;
@@ -132,9 +133,18 @@ fn host_rows<M: Machine + 'static>(named: &Named, machine: &M, bounds: Bounds) -
             let Inner { optimiser, clip, decay, proximal, .. } = inner;
             let rates = if of_elements { ", rates of elements" } else { "" };
             let name = format!("{optimiser:?}, cut to {clip:?}, decay {decay}, pull {proximal}{rates}");
-            let error =
-                worst([off(&said.gradients, &right.gradients), off(&said.rates, &right.rates)].into_iter());
+            let error = off(&said.gradients, &right.gradients);
             rows.push(named.measured(&name, "meta-gradient", error, bound));
+            // The gradient of a rate is a sum whose terms cancel, and as good as its terms are: it is held against these.
+            let by_terms = if of_elements { &mut expected } else { &mut of_each_element };
+            let terms = by_terms.terms_of_rates(&host, &inner)?;
+            let each = said.rates.iter().zip(&right.rates).zip(&terms);
+            let of_rates = worst(each.map(|((given, right), terms)| (given - right).abs() / terms));
+            rows.push(named.measured(format!("{name}: rates"), "meta-gradient", of_rates, bound));
+            let agree =
+                right.rates.iter().zip(&terms).all(|(rate, terms)| rate.abs() <= terms * (1.0 + 1e-12));
+            let say = format!("{name}: a rate has no more than its terms");
+            rows.push(named.statement(say, agree, format!("{:?} of {terms:?}", right.rates)));
             let left_out = off(&first.gradients, &right.gradients);
             let say = format!("{name}: the first order does not pass");
             rows.push(named.statement(say, left_out > bound, format!("{left_out:.1e}")));

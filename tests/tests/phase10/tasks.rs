@@ -238,6 +238,39 @@ impl<M: Machine + 'static> Loop<M> {
         Ok(Self { learner, start, adapted: adapted.len() })
     }
 
+    /// One with rates for all elements of what it adapts, each of them that of its parameter.
+    pub fn of_each_element(machine: &M, task: Task, adapted: &[&str]) -> Result<Self> {
+        let made = Self::adapting(machine, task, adapted, true)?;
+        let names: Vec<String> = made.learner.names().map(str::to_owned).collect();
+        let ones = |(name, tensor): (&String, TensorOf<M>)| {
+            let (numbers, shape) = task.numbers(name);
+            if name.starts_with("rate of ") {
+                upload(machine, &vec![1.0; numbers.len()], shape)
+            } else {
+                Ok(tensor)
+            }
+        };
+        Ok(Self { start: names.iter().zip(made.start).map(ones).collect::<Result<_>>()?, ..made })
+    }
+
+    /// What the gradient of each rate is the sum of: the absolute numbers of its terms, added up. A loop that is gone by it
+    /// has one rate for each element.
+    pub fn terms_of_rates(&mut self, machine: &M, inner: &Inner) -> Result<Vec<f64>> {
+        let said = self.say(machine, inner, Mode::Full)?;
+        let names: Vec<String> = self.learner.names().map(str::to_owned).collect();
+        let (mut at, mut sums) = (0, Vec::new());
+        for (name, tensor) in names.iter().zip(&self.start) {
+            let numbers = download(machine, tensor)?;
+            let gradients = &said.gradients[at..at + numbers.len()];
+            if name.starts_with("rate of ") {
+                let rate = inner.rates[sums.len()];
+                sums.push(numbers.iter().zip(gradients).map(|(factor, g)| (factor * g / rate).abs()).sum());
+            }
+            at += numbers.len();
+        }
+        Ok(sums)
+    }
+
     /// A loop of as many steps.
     pub fn inner(&self, steps: usize, optimiser: Optimiser, rate: f64) -> Inner {
         Inner::new(steps, optimiser, rate, self.adapted).learning_rates()
