@@ -106,25 +106,32 @@ where
         if self.precision != Precision::Bf16 || R::DTYPE != DType::F32 {
             return Ok(factors);
         }
-        let mut parameters = Parameters { tensors: all.len() as i32, ..Parameters::default() };
+        for some in all.chunks(MOST) {
+            self.round(some, &mut factors.rounded)?;
+        }
+        Ok(factors)
+    }
+
+    /// Makes rounded copies, as many as a launch takes.
+    fn round(&self, some: &[&CudaTensor<R>], rounded: &mut Vec<CudaTensor<bf16>>) -> Result<()> {
+        let mut parameters = Parameters { tensors: some.len() as i32, ..Parameters::default() };
         let mut blocks = 0;
-        for (n, tensor) in all.iter().enumerate() {
+        for (n, tensor) in some.iter().enumerate() {
             let count = view(tensor).layout().len();
             let to = match self.shared.spare.take(count) {
                 Some(spare) => spare,
                 None => self.cuda.allocate(Layout::contiguous([1, 1, 1, count])?)?,
             };
-            parameters.from[n] = self.address("a factor", &view(tensor), count)?;
             parameters.to[n] = view(&to).address();
+            rounded.push(to);
+            parameters.from[n] = self.address("a factor", &view(tensor), count)?;
             parameters.count[n] = count as i64;
             parameters.first[n] = blocks as i32;
             blocks += count.div_ceil(THREADS * EACH);
-            factors.rounded.push(to);
         }
         let spec = RoundKernel { to: DType::Bf16 };
         // SAFETY: `address` held every tensor against its length and the device, and its copy is as long and nobody
         // else's; they are alive while the launch is asked for, and whatever is asked of the device later comes after it.
-        on_device(unsafe { self.shared.rounds.launch(spec, blocks, &parameters) })?;
-        Ok(factors)
+        on_device(unsafe { self.shared.rounds.launch(spec, blocks, &parameters) })
     }
 }
