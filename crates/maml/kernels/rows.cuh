@@ -128,30 +128,34 @@ template <class N, class R> struct AllGiven {
     THERIA_DEVICE N operator()(int operand, int n) const { return x[operand](n); }
 };
 
-// A row that numbers are written to, or added to; or a sum of a lane's own.
+// A row that numbers are written to, or added to; or one whose numbers a lane adds up.
 template <class R> struct Written {
     R *to;
-    bool add;
-    R *sum;
-    template <class N> THERIA_DEVICE void put(int n, N x) const {
-        if (sum) {
-            *sum += kept(x);
+    bool add, summed;
+    template <class N> THERIA_DEVICE void put(int n, N x) const { to[n] = add ? to[n] + kept(x) : kept(x); }
+};
+
+// Sums are told by number and not by address, so that they stay in registers.
+template <class R> struct Made {
+    Written<R> y;
+    R *sums;
+    template <class N> THERIA_DEVICE void add(int n, N x) const {
+        if (COLUMNWISE && y.summed) {
+            sums[3] += kept(x);
         } else {
-            to[n] = add ? to[n] + kept(x) : kept(x);
+            y.put(n, x);
         }
     }
 };
 
-template <class R> struct Made {
-    Written<R> y;
-    template <class N> THERIA_DEVICE void add(int n, N x) const { y.put(n, x); }
-};
-
 template <class R> struct Into {
     Written<R> x[3];
-    THERIA_DEVICE bool wants(int operand) const { return x[operand].to != nullptr || x[operand].sum != nullptr; }
+    R *sums;
+    THERIA_DEVICE bool wants(int operand) const { return x[operand].to != nullptr || x[operand].summed; }
     template <class N> THERIA_DEVICE void add(int operand, int n, N value) const {
-        if (wants(operand)) {
+        if (COLUMNWISE && x[operand].summed) {
+            sums[operand] += kept(value);
+        } else if (x[operand].to) {
             x[operand].put(n, value);
         }
     }
@@ -169,17 +173,17 @@ template <class R> THERIA_DEVICE R *place_of(const Operand &of, const Rows &rows
 
 // Where row r writes: rows that are not shared have a place each; the others add up.
 template <class R>
-THERIA_DEVICE Written<R> written(const Operand &of, const Rows &rows, unsigned r, long long warp, bool first, R *sum) {
+THERIA_DEVICE Written<R> written(const Operand &of, const Rows &rows, unsigned r, long long warp, bool first) {
     if (!of.made) {
-        return {nullptr, false, nullptr};
+        return {nullptr, false, false};
     }
     if (of.follow.own()) {
-        return {static_cast<R *>(of.made) + (long long)r * of.width, bool(of.add), nullptr};
+        return {static_cast<R *>(of.made) + (long long)r * of.width, bool(of.add), false};
     }
     if (COLUMNWISE) {
-        return {nullptr, false, sum};
+        return {nullptr, false, true};
     }
-    return {place_of<R>(of, rows, r, warp), rows.chunks == 1 && of.add || !first, nullptr};
+    return {place_of<R>(of, rows, r, warp), rows.chunks == 1 && of.add || !first, false};
 }
 
 template <bool FIRST, class A, class B> struct Choose {
@@ -226,15 +230,16 @@ template <class F, class R, int RULE> THERIA_DEVICE void sweep(const Rows &rows)
         const Operand &y = rows.y;
         if (BACK) {
             Into<R> into;
+            into.sums = sums;
 #pragma unroll
             for (int k = 0; k < 3; ++k) {
-                into.x[k] = written<R>(rows.x[k], rows, r, warp, i == 0, &sums[k]);
+                into.x[k] = written<R>(rows.x[k], rows, r, warp, i == 0);
             }
             unsigned at = y.follow.row(r);
             Given<N, R> g = {read_row<R>(y.value, at, y.width), read_row<R>(y.tangent, at, y.width)};
             function.template pull<N>(row, x, g, into);
         } else {
-            Made<R> made = {written<R>(y, rows, r, warp, i == 0, &sums[3])};
+            Made<R> made = {written<R>(y, rows, r, warp, i == 0), sums};
             function.template value<N>(row, x, made);
         }
         if (!COLUMNWISE) {
