@@ -36,7 +36,10 @@ pub const WRONG: [(&str, Edit); 18] = [
     ),
     ("the next row of a turn is taken", edit("cyclic ? r % unsigned(n)", "cyclic ? (r + 1) % unsigned(n)")),
     ("the last column is left out", edit("if (begin + lane < width) {", "if (begin + lane < width - 1) {")),
-    ("a lane keeps its last row alone", edit("sums[operand] += kept(value);", "sums[operand] = kept(value);")),
+    (
+        "a lane keeps its last row alone",
+        edit("sums[operand] += kept(value);", "sums[operand] = kept(value);"),
+    ),
     (
         "sums of one warp replace what they are added to",
         edit("rows.chunks == 1 && of.add ? to[n] + sums[k] : sums[k]", "sums[k]"),
