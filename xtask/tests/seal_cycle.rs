@@ -247,7 +247,7 @@ fn evidence_of_a_device_seals_only_the_kernels_that_the_device_ran() {
         "evidence = [\"phase0.json\"]",
         "device_evidence = [\"phase0_cuda.json\"]",
     );
-    workspace.fails(&["seal", "0"], "names no file");
+    workspace.fails(&["seal", "0"], "none of theria-contract has kernels");
     workspace.write("crates/contract/kernels/sum.cu", "// a kernel\n");
     workspace.fails(&["seal", "0"], "evidence phase0_cuda.json is missing");
     workspace.fails(&["seal", "0"], "`cargo xtask gpu-bundle` here, `bash run.sh test`");
