@@ -52,7 +52,7 @@ fn dot<M: Machine>(machine: &M, x: &Vector<M>, y: &Vector<M>) -> Result<f64> {
 }
 
 fn assign<M: Machine>(machine: &M, to: &mut Vector<M>, from: &Vector<M>) -> Result<()> {
-    to.iter_mut().zip(from).try_for_each(|(to, from)| machine.copy(from, to))
+    machine.copy_all(from.iter().zip(to))
 }
 
 /// The norm of a residual, as a part of that of the right side.

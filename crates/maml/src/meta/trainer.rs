@@ -5,7 +5,7 @@ use theria_contract::{Layout, Scalar, Storage, Tensor};
 
 use super::optimiser::{Optimiser, Plus, Scaled, Step};
 use super::{Adapted, Inner, Learner, Mode};
-use crate::machine::{Change, Machine, TensorOf, Update as _};
+use crate::machine::{Change, Machine, TensorOf, Update as _, expect};
 use crate::{Error, Result};
 
 /// How the start is changed by a batch of tasks.
@@ -219,8 +219,4 @@ impl<M: Machine> Trainer<M> {
         self.steps += 1;
         Ok((Seen { losses, norm }, all_seen))
     }
-}
-
-fn expect(what: &'static str, given: usize, expected: usize) -> Result<()> {
-    if given == expected { Ok(()) } else { Err(Error::Elements { what, given, expected }) }
 }

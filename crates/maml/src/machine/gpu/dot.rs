@@ -4,7 +4,7 @@ use theria_contract::{Attention, DType, Storage as _};
 use theria_gpu_fwd::{Address as _, Cuda, CudaTensor, KernelSpec, Source, Spec};
 use theria_reference::Real;
 
-use super::rows::{instance_name, real_name};
+use super::rows::real_kernel;
 use super::{Attended, Gpu, on_device, view};
 use crate::Result;
 use crate::machine::kernel_source;
@@ -43,13 +43,7 @@ unsafe impl Spec for DotKernel {
     type Parameters = Parameters;
 
     fn kernel(&self) -> KernelSpec {
-        KernelSpec {
-            name: instance_name(SOURCE, "", self.real),
-            source: SOURCE,
-            defines: vec![("THERIA_REAL", real_name(self.real).into())],
-            threads: THREADS as u32,
-            shared: 0,
-        }
+        real_kernel(SOURCE, self.real, THREADS)
     }
 }
 

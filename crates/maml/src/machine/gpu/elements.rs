@@ -7,7 +7,7 @@ use theria_gpu_fwd::forward::element_name;
 use theria_gpu_fwd::{Address as _, Cuda, CudaTensor, KernelSpec, Source, Spec};
 use theria_reference::Real;
 
-use super::rows::{instance_name, real_name};
+use super::rows::{instance_name, real_kernel};
 use super::{Attended, Gpu, on_device, view};
 use crate::machine::{Change, Update, expect, kernel_source};
 use crate::meta::update_sources;
@@ -104,13 +104,7 @@ unsafe impl Spec for ElementKernel {
     type Parameters = Parameters;
 
     fn kernel(&self) -> KernelSpec {
-        KernelSpec {
-            name: instance_name(self.source, "", self.real),
-            source: self.source,
-            defines: vec![("THERIA_REAL", real_name(self.real).into())],
-            threads: THREADS as u32,
-            shared: 0,
-        }
+        real_kernel(self.source, self.real, THREADS)
     }
 }
 

@@ -4,7 +4,7 @@ use theria_contract::{Attention, DType};
 use theria_gpu_fwd::{Cuda, KernelSpec, Source, Spec};
 use theria_reference::Real;
 
-use super::rows::{instance_name, real_name};
+use super::rows::real_kernel;
 use super::{Attended, Gpu, on_device};
 use crate::Result;
 use crate::machine::kernel_source;
@@ -56,13 +56,7 @@ unsafe impl Spec for GatherKernel {
     type Parameters = Parameters;
 
     fn kernel(&self) -> KernelSpec {
-        KernelSpec {
-            name: instance_name(SOURCE, "", self.real),
-            source: SOURCE,
-            defines: vec![("THERIA_REAL", real_name(self.real).into())],
-            threads: THREADS as u32,
-            shared: 0,
-        }
+        real_kernel(SOURCE, self.real, THREADS)
     }
 }
 

@@ -4,7 +4,7 @@ use theria_contract::{Attention, DType};
 use theria_gpu_fwd::{Cuda, CudaTensor, KernelSpec, Source, Spec};
 use theria_reference::Real;
 
-use super::rows::{instance_name, real_name};
+use super::rows::real_kernel;
 use super::{Attended, Gpu, on_device, view};
 use crate::machine::{Picks, kernel_source};
 use crate::number::Number;
@@ -46,13 +46,7 @@ unsafe impl Spec for LookupKernel {
     type Parameters = Parameters;
 
     fn kernel(&self) -> KernelSpec {
-        KernelSpec {
-            name: instance_name(SOURCE, "", self.real),
-            source: SOURCE,
-            defines: vec![("THERIA_REAL", real_name(self.real).into())],
-            threads: (WARPS * WARP) as u32,
-            shared: 0,
-        }
+        real_kernel(SOURCE, self.real, WARPS * WARP)
     }
 }
 

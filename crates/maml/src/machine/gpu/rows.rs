@@ -78,13 +78,24 @@ impl Hash for RowKernel {
 }
 
 /// What an element type is called in a kernel that computes in it.
-pub(super) fn real_name(dtype: DType) -> &'static str {
+fn real_name(dtype: DType) -> &'static str {
     if dtype == DType::F64 { "double" } else { "float" }
 }
 
 /// The name of an instance of a text.
 pub(super) fn instance_name(source: Source, choices: &str, real: DType) -> String {
     format!("{}-{choices}{real}", source.name.trim_end_matches(".cu").replace('_', "-"))
+}
+
+/// An instance of a text that leaves open nothing but what it computes in, and uses no dynamic shared memory.
+pub(super) fn real_kernel(source: Source, real: DType, threads: usize) -> KernelSpec {
+    KernelSpec {
+        name: instance_name(source, "", real),
+        source,
+        defines: vec![("THERIA_REAL", real_name(real).into())],
+        threads: threads as u32,
+        shared: 0,
+    }
 }
 
 /// Every instance.
