@@ -47,6 +47,7 @@ mod library;
 mod report;
 mod sources;
 mod storage;
+mod tensor_map;
 mod timing;
 
 pub use architecture::Architecture;
@@ -61,3 +62,4 @@ pub use library::{Library, Spec};
 pub use report::Report;
 pub use sources::HEADERS;
 pub use storage::{Address, Cuda, CudaTensor, CudaView, CudaViewMut, CudaWorkspace};
+pub use tensor_map::{Located, TensorMap};
