@@ -186,12 +186,15 @@ template <int N> THERIA_DEVICE void hold(unsigned (&x)[N]) {
 template <int N, class E> struct Product;
 
 // Sums of a product as operands, and their names. What comes after them is named by its number: P0 to P6.
+#define THERIA_SUMS_4(x) "+f"(x[0]), "+f"(x[1]), "+f"(x[2]), "+f"(x[3])
+#define THERIA_NAMES_4 "%0, %1, %2, %3"
 #define THERIA_8(x, n)                                                                                                       \
     "+f"(x[n]), "+f"(x[n + 1]), "+f"(x[n + 2]), "+f"(x[n + 3]), "+f"(x[n + 4]), "+f"(x[n + 5]), "+f"(x[n + 6]), "+f"(x[n + 7])
 #define THERIA_SUMS_8(x) THERIA_8(x, 0)
 #define THERIA_SUMS_16(x) THERIA_SUMS_8(x), THERIA_8(x, 8)
 #define THERIA_SUMS_24(x) THERIA_SUMS_16(x), THERIA_8(x, 16)
 #define THERIA_SUMS_32(x) THERIA_SUMS_24(x), THERIA_8(x, 24)
+#define THERIA_SUMS_36(x) THERIA_SUMS_32(x), "+f"(x[32]), "+f"(x[33]), "+f"(x[34]), "+f"(x[35])
 #define THERIA_SUMS_40(x) THERIA_SUMS_32(x), THERIA_8(x, 32)
 #define THERIA_SUMS_48(x) THERIA_SUMS_40(x), THERIA_8(x, 40)
 #define THERIA_SUMS_56(x) THERIA_SUMS_48(x), THERIA_8(x, 48)
@@ -205,6 +208,7 @@ template <int N, class E> struct Product;
 #define THERIA_NAMES_16 THERIA_NAMES_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define THERIA_NAMES_24 THERIA_NAMES_16 ", %16, %17, %18, %19, %20, %21, %22, %23"
 #define THERIA_NAMES_32 THERIA_NAMES_24 ", %24, %25, %26, %27, %28, %29, %30, %31"
+#define THERIA_NAMES_36 THERIA_NAMES_32 ", %32, %33, %34, %35"
 #define THERIA_NAMES_40 THERIA_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39"
 #define THERIA_NAMES_48 THERIA_NAMES_40 ", %40, %41, %42, %43, %44, %45, %46, %47"
 #define THERIA_NAMES_56 THERIA_NAMES_48 ", %48, %49, %50, %51, %52, %53, %54, %55"
@@ -246,10 +250,12 @@ template <int N, class E> struct Product;
     THERIA_PRODUCT(N, bf16, "bf16.bf16", NAMES, SUMS, P0, P1, P2, P3, P4, P5, P6)                                            \
     THERIA_PRODUCT(N, f16, "f16.f16", NAMES, SUMS, P0, P1, P2, P3, P4, P5, P6)
 
+THERIA_PRODUCTS(8, THERIA_NAMES_4, THERIA_SUMS_4, "%4", "%5", "%6", "%7", "%8", "%9", "%10")
 THERIA_PRODUCTS(16, THERIA_NAMES_8, THERIA_SUMS_8, "%8", "%9", "%10", "%11", "%12", "%13", "%14")
 THERIA_PRODUCTS(32, THERIA_NAMES_16, THERIA_SUMS_16, "%16", "%17", "%18", "%19", "%20", "%21", "%22")
 THERIA_PRODUCTS(48, THERIA_NAMES_24, THERIA_SUMS_24, "%24", "%25", "%26", "%27", "%28", "%29", "%30")
 THERIA_PRODUCTS(64, THERIA_NAMES_32, THERIA_SUMS_32, "%32", "%33", "%34", "%35", "%36", "%37", "%38")
+THERIA_PRODUCTS(72, THERIA_NAMES_36, THERIA_SUMS_36, "%36", "%37", "%38", "%39", "%40", "%41", "%42")
 THERIA_PRODUCTS(80, THERIA_NAMES_40, THERIA_SUMS_40, "%40", "%41", "%42", "%43", "%44", "%45", "%46")
 THERIA_PRODUCTS(96, THERIA_NAMES_48, THERIA_SUMS_48, "%48", "%49", "%50", "%51", "%52", "%53", "%54")
 THERIA_PRODUCTS(112, THERIA_NAMES_56, THERIA_SUMS_56, "%56", "%57", "%58", "%59", "%60", "%61", "%62")
