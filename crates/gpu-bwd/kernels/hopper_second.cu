@@ -1,0 +1,447 @@
+// Second order on sm_90a: the tangents of the gradients of queries, keys and values, in one sweep.
+//
+//     S' = scale·(Q'·Kᵀ + Q·K'ᵀ)        dP' = G·V'ᵀ + G'·Vᵀ
+//     P' = P ∘ (S' - μ)                 dS' = P ∘ ((S' - μ) ∘ (dP - δ) - δ' + dP')
+//
+//     dV' = P'ᵀ·G + Pᵀ·G'    dK' = scale·(dS'ᵀ·Q + dSᵀ·Q')    dQ' = scale·(dS'·K + dS·K')
+//
+// A block owns 128 keys and walks along the queries that see them, QUERIES at a time. Two warpgroups multiply, 64 keys
+// each; of the third, one warp asks the copy engine for operands and another adds to dQ'.
+//
+//     shared memory                                        barriers
+//
+//     K, K', V, V'   128 rows each, stay                   stay: they are there
+//     Q, Q', G, G'   QUERIES rows each, a ring of stages   full, empty: of a stage
+//     records        of the stage's queries                (with it)
+//     dS', dS        keys × queries                        stored, read: by both warpgroups
+//     dQ'            in f32, on its way out                made, left
+//
+// Everything is made transposed: rows are keys. So P, P', dS and dS' are left operands where they lie in registers, and
+// only dS' and dS pass through shared memory, for dQ', which sums over the keys of both warpgroups. That product comes
+// one step late, beside the scores of the next step: neither warpgroup waits for the other. It is transposed too: rows
+// are columns of Q. Wide heads are shared out by columns of Q, narrow ones by queries, 64 × 32 to each warpgroup.
+//
+// Few sums live at a time. What dP' is added to begins with (S' - μ) ∘ (dP - δ) - δ', so dS' is P ∘ that, and lies where
+// S' lay.
+#include "hopper_sweep.cuh"
+#include "hopper_turns.cuh"
+
+using namespace theria;
+
+constexpr float LOG2_E = 1.4426950408889634f;
+using E = THERIA_ELEMENT;
+constexpr int D = THERIA_D;
+constexpr int STAGES = THERIA_STAGES;
+constexpr bool WITH_COTANGENT_TANGENT = THERIA_WITH_COTANGENT_TANGENT;
+constexpr int QUERIES = D == 64 ? 64 : 32; // of a step
+constexpr int KEYS = 128;                  // of a block
+constexpr int PANELS = D / PANEL;
+static_assert(D == 64 || D == 128, "what registers hold");
+
+constexpr int CONSUMERS = 2;
+constexpr int CONSUMER_WARPS = CONSUMERS * WARPGROUP / WARP;
+constexpr int KEY_PANEL = KEYS * PANEL_ROW, QUERY_PANEL = QUERIES * PANEL_ROW; // bytes
+constexpr int KEY_BYTES = PANELS * KEY_PANEL, QUERY_BYTES = PANELS * QUERY_PANEL;
+constexpr int OPERANDS = WITH_COTANGENT_TANGENT ? 4 : 3; // of a stage
+constexpr int STAGE_BYTES = OPERANDS * QUERY_BYTES;
+constexpr int CURVED_BYTES = 2 * KEYS * QUERIES * 2;     // dS' and dS
+constexpr int PART = 64 * 32 / WARPGROUP;                // numbers of dQ' that a thread has
+constexpr int ROWS_BYTES = D * QUERIES * 4;              // dQ'
+using Known = Record<float, 2, false>;
+using Block = Sweep<KEYS, QUERIES, THERIA_INTERVALS>;
+constexpr int RECORD_BYTES = QUERIES * int(sizeof(Known));
+static_assert(CONSUMERS * WARPGROUP * PART * 4 == ROWS_BYTES, "both warpgroups make dQ'");
+
+struct Parameters {
+    TensorMap q, k, v, q_tangent, k_tangent, v_tangent, g, g_tangent, dk, dv;
+    Rules rules;
+};
+
+// Where things lie in shared memory.
+constexpr int K_AT = 0, K_TANGENT_AT = KEY_BYTES, V_AT = 2 * KEY_BYTES, V_TANGENT_AT = 3 * KEY_BYTES;
+constexpr int RING_AT = 4 * KEY_BYTES, CURVED_AT = RING_AT + STAGES * STAGE_BYTES, ROWS_AT = CURVED_AT + CURVED_BYTES;
+constexpr int RECORDS_AT = ROWS_AT + ROWS_BYTES, BARRIERS_AT = RECORDS_AT + STAGES * RECORD_BYTES;
+constexpr int Q_AT = 0, Q_TANGENT_AT = QUERY_BYTES, G_AT = 2 * QUERY_BYTES, G_TANGENT_AT = 3 * QUERY_BYTES; // of a stage
+
+struct Barriers {
+    unsigned at;
+
+    THERIA_DEVICE Barrier stay() const { return {at}; }
+    THERIA_DEVICE Barrier stored() const { return {at + 8}; }
+    THERIA_DEVICE Barrier read() const { return {at + 16}; }
+    THERIA_DEVICE Barrier made() const { return {at + 24}; }
+    THERIA_DEVICE Barrier left() const { return {at + 32}; }
+    THERIA_DEVICE Barrier full(int slot) const { return {at + 40 + 8 * slot}; }
+    THERIA_DEVICE Barrier empty(int slot) const { return {at + 40 + 8 * (STAGES + slot)}; }
+
+    THERIA_DEVICE void make() const {
+        stay().make(1);
+        stored().make(CONSUMER_WARPS);
+        read().make(CONSUMER_WARPS);
+        made().make(CONSUMER_WARPS);
+        left().make(1);
+        for (int slot = 0; slot < STAGES; ++slot) {
+            full(slot).make(1);
+            empty(slot).make(CONSUMER_WARPS);
+        }
+        publish_barriers();
+    }
+};
+
+// Sixteen bytes of shared memory, and four 8 × 8 matrices, as they lie in sums: rows at the addresses of the lanes.
+static THERIA_DEVICE float4 load_vector(unsigned from) {
+    float4 x;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w) : "r"(from));
+    return x;
+}
+static THERIA_DEVICE void store_vector(unsigned to, float4 x) {
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(x.x), "f"(x.y), "f"(x.z), "f"(x.w) : "memory");
+}
+static THERIA_DEVICE void store_matrices(unsigned to, const unsigned (&x)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(x[0]), "r"(x[1]), "r"(x[2]),
+                 "r"(x[3])
+                 : "memory");
+}
+
+// One thread asks for everything that the block reads.
+static THERIA_DEVICE void produce(const Parameters &p, const Block &sweep, unsigned memory, Barriers barriers) {
+    barriers.stay().arrive_and_expect(4 * KEY_BYTES);
+    auto stay = [&](int to, const TensorMap &map) {
+        for (int n = 0; n < PANELS; ++n)
+            bring(memory + to + n * KEY_PANEL, map, barriers.stay(), n * PANEL, sweep.first_key(), sweep.h, sweep.b);
+    };
+    stay(K_AT, p.k);
+    stay(K_TANGENT_AT, p.k_tangent);
+    stay(V_AT, p.v);
+    stay(V_TANGENT_AT, p.v_tangent);
+    Slot<STAGES> slot;
+    for (Walk walk(sweep, p.rules.forward); walk.left > 0; walk.advance()) {
+        barriers.empty(slot.index).await(slot.parity ^ 1);
+        Barrier full = barriers.full(slot.index);
+        full.arrive_and_expect(STAGE_BYTES + RECORD_BYTES);
+        unsigned at = memory + RING_AT + slot.index * STAGE_BYTES;
+        int i0 = walk.tile * QUERIES;
+        auto pass_by = [&](int to, const TensorMap &map) {
+            for (int n = 0; n < PANELS; ++n)
+                bring(at + to + n * QUERY_PANEL, map, full, n * PANEL, i0, walk.head, sweep.b);
+        };
+        pass_by(Q_AT, p.q);
+        pass_by(Q_TANGENT_AT, p.q_tangent);
+        pass_by(G_AT, p.g);
+        if (WITH_COTANGENT_TANGENT)
+            pass_by(G_TANGENT_AT, p.g_tangent);
+        const Known *records = static_cast<const Known *>(p.rules.statistics);
+        bring(memory + RECORDS_AT + slot.index * RECORD_BYTES,
+              records + ((long long)(sweep.b * p.rules.heads + walk.head) * p.rules.padded + i0), full, RECORD_BYTES);
+        slot.advance();
+    }
+}
+
+// One thread adds what was made to dQ' when it is this block's turn.
+static THERIA_DEVICE void write_rows(const Parameters &p, const Block &sweep, unsigned memory, Barriers barriers) {
+    const Rules &rules = p.rules;
+    const Score &score = rules.forward.score;
+    unsigned parity = 0;
+    for (Walk walk(sweep, p.rules.forward); walk.left > 0; walk.advance(), parity ^= 1) {
+        long long head = sweep.b * rules.heads + walk.head;
+        unsigned *counter = static_cast<unsigned *>(rules.turns) + (head * rules.turn_count + walk.tile);
+        float *to = static_cast<float *>(rules.turn_rows) + (head * Block::places(score) + walk.tile) * (D * QUERIES);
+        unsigned turn = sweep.turn(score, walk.tile);
+        barriers.made().await(parity);
+        add_in_turn(counter, turn, to, memory + ROWS_AT, ROWS_BYTES, [&] { barriers.left().arrive(); });
+    }
+}
+
+// A panel in shared memory, as products name it, in half of a word: so many bytes further is one addition. Nothing that
+// follows from `memory` is worth a register from one step to the next: the compiler is not told that it stays the same.
+struct Operand {
+    unsigned low;
+
+    THERIA_DEVICE explicit Operand(unsigned address, unsigned next = 16) : low(unsigned(panel(address, next))) {}
+    THERIA_DEVICE unsigned long long at(unsigned bytes) const {
+        constexpr unsigned long long HIGH = 1ull << 62 | 1024ull >> 4 << 32;
+        return HIGH | (low + (bytes >> 4));
+    }
+};
+static THERIA_DEVICE unsigned forget(unsigned x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
+// x (+)= A·Bᵀ over D: 64 rows of an operand that stays, and a step's queries.
+static THERIA_DEVICE void multiply(float (&x)[QUERIES / 2], unsigned a, unsigned b, bool adds) {
+    Operand left(a), right(b);
+#pragma unroll
+    for (int k = 0; k < D / 16; ++k)
+        Product<QUERIES, E>::template add<false, false>(x, left.at(k / 4 * KEY_PANEL + k % 4 * 32),
+                                                        right.at(k / 4 * QUERY_PANEL + k % 4 * 32), adds || k > 0);
+}
+
+// Sums over a step's queries: 64 keys, as left operand.
+using Left = unsigned[QUERIES / 16][4];
+
+// sums += A·B over a step's queries.
+static THERIA_DEVICE void add_product(float (&sums)[D / 2], const Left &a, unsigned b) {
+    Operand right(b, QUERY_PANEL);
+#pragma unroll
+    for (int k = 0; k < QUERIES / 16; ++k)
+        Product<D, E>::template add<true>(sums, a[k], right.at(k * 16 * PANEL_ROW), true);
+}
+
+// The multiplying warpgroups.
+struct Consumer {
+    const Parameters &p;
+    const Block &sweep;
+    unsigned memory;
+    Barriers barriers;
+    int group, thread; // which of the two, and a thread's number in it
+
+    THERIA_DEVICE int first_row() const { return 64 * group + thread / WARP * 16; } // of this warp, among the block's keys
+
+    // One lane for its warp, whose lanes are done.
+    THERIA_DEVICE void tell(Barrier barrier) const {
+        __syncwarp();
+        if (thread % WARP == 0)
+            barrier.arrive();
+    }
+
+    // Keys that are not there take part in nothing, whatever lies in their place.
+    THERIA_DEVICE void clear_missing_keys() const {
+        int there = sweep.there();
+        if (there == KEYS)
+            return;
+        for (int n = group * WARPGROUP + thread; n < 4 * KEY_BYTES / 16; n += CONSUMERS * WARPGROUP)
+            if (n / 8 % KEYS >= there)
+                store_vector(memory + K_AT + 16 * n, float4{0, 0, 0, 0});
+        publish_stores();
+        meet(1, CONSUMERS * WARPGROUP);
+    }
+
+    // dQ' of the step before, transposed: both terms, over all keys of the block.
+    THERIA_DEVICE void multiply_rows(float (&rows)[PART]) const {
+        unsigned wide = D == 128 ? group * KEY_PANEL : 0; // this group's columns of K
+        int column = D == 128 ? 0 : 32 * group;           // and its queries
+#pragma unroll
+        for (int kind = 0; kind < 2; ++kind) {
+            Operand keys(memory + (kind ? K_TANGENT_AT : K_AT) + wide), curved(memory + curved_at(kind, column));
+#pragma unroll
+            for (int k = 0; k < KEYS / 16; ++k)
+                Product<32, E>::template add<true, true>(rows, keys.at(k * 16 * PANEL_ROW), curved.at(k * 16 * PANEL_ROW),
+                                                         kind + k > 0);
+        }
+    }
+    // It goes to the warp that adds it to the others: each thread's numbers in fours.
+    THERIA_DEVICE void hand_rows_over(const float (&rows)[PART], unsigned parity) const {
+        barriers.left().await(parity ^ 1);
+#pragma unroll
+        for (int n = 0; n < PART / 4; ++n)
+            store_vector(memory + ROWS_AT + ((group * (PART / 4) + n) * WARPGROUP + thread) * 16,
+                         float4{rows[4 * n], rows[4 * n + 1], rows[4 * n + 2], rows[4 * n + 3]});
+        publish_stores();
+        tell(barriers.made());
+    }
+
+    // Writes a gradient of this group's keys, through `at`, which nobody reads any more.
+    THERIA_DEVICE void write(const TensorMap &map, const float (&sums)[D / 2], float scale, unsigned at) const {
+        int lane = thread % WARP, row = first_row() + lane % 16;
+#pragma unroll
+        for (int k = 0; k < D / 16; ++k) {
+            unsigned x[4];
+#pragma unroll
+            for (int n = 0; n < 4; ++n)
+                x[n] = Half<E>::pair(sums[8 * k + 2 * n] * scale, sums[8 * k + 2 * n + 1] * scale);
+            unsigned chunk = k % 4 * 2 + lane / 16;
+            store_matrices(at + k / 4 * KEY_PANEL + row * PANEL_ROW + ((chunk ^ row % 8) * 16), x);
+        }
+        publish_stores();
+        meet(2 + group, WARPGROUP);
+        if (thread == 0) {
+            for (int n = 0; n < PANELS; ++n)
+                take_away(map, at + n * KEY_PANEL + 64 * group * PANEL_ROW, n * PANEL, sweep.first_key() + 64 * group, sweep.h,
+                          sweep.b);
+            commit_taken();
+        }
+    }
+
+    THERIA_DEVICE void work() {
+        float scale = float(p.rules.forward.score.scale), factor = scale * LOG2_E;
+        float dk[D / 2] = {}, dv[D / 2] = {}, rows[PART] = {};
+        unsigned step = 0;
+        Slot<STAGES> slot;
+        barriers.stay().await(0);
+        clear_missing_keys();
+        for (Walk walk(sweep, p.rules.forward); walk.left > 0; walk.advance(), slot.advance(), ++step) {
+            memory = forget(memory);
+            unsigned own = memory + 64 * group * PANEL_ROW; // this group's rows of what stays
+            unsigned stage = memory + RING_AT + slot.index * STAGE_BYTES;
+            float s[QUERIES / 2], s_tangent[QUERIES / 2], dp[QUERIES / 2];
+            Left weights, weights_tangent, curved, curved_tangent;
+
+            // Scores and cotangents, and dQ' of the step before. In the first step that is of nothing: nobody takes it.
+            barriers.full(slot.index).await(slot.parity);
+            begin_products();
+            multiply(s, own + K_AT, stage + Q_AT, false);
+            multiply(s_tangent, own + K_AT, stage + Q_TANGENT_AT, false);
+            multiply(s_tangent, own + K_TANGENT_AT, stage + Q_AT, true);
+            multiply(dp, own + V_AT, stage + G_AT, false);
+            commit_products();
+            if (step)
+                barriers.stored().await((step - 1) & 1);
+            multiply_rows(rows);
+            commit_products();
+            await_products<1>();
+            hold(s);
+            hold(s_tangent);
+            hold(dp);
+            if (!sweep.whole(walk.tile))
+                hide(s, walk.tile * QUERIES);
+            curve(s, s_tangent, dp, weights, weights_tangent, curved, memory + RECORDS_AT + slot.index * RECORD_BYTES, scale,
+                  factor);
+
+            hold(s_tangent);
+            begin_products();
+            multiply(s_tangent, own + V_TANGENT_AT, stage + G_AT, true);
+            if (WITH_COTANGENT_TANGENT)
+                multiply(s_tangent, own + V_AT, stage + G_TANGENT_AT, true);
+            commit_products();
+            add_product(dv, weights_tangent, stage + G_AT);
+            if (WITH_COTANGENT_TANGENT)
+                add_product(dv, weights, stage + G_TANGENT_AT);
+            add_product(dk, curved, stage + Q_TANGENT_AT);
+            commit_products();
+
+            await_products<2>();
+            hold(rows);
+            tell(barriers.read());
+            if (step)
+                hand_rows_over(rows, (step - 1) & 1);
+            barriers.read().await(step & 1);
+            store_curved(1, curved);
+
+            await_products<1>();
+            hold(s_tangent);
+#pragma unroll
+            for (int n = 0; n < QUERIES / 4; ++n)
+                curved_tangent[n / 4][n % 4] =
+                    Half<E>::pair(s[2 * n] * s_tangent[2 * n], s[2 * n + 1] * s_tangent[2 * n + 1]);
+            store_curved(0, curved_tangent);
+            publish_stores();
+            tell(barriers.stored());
+            begin_products();
+            add_product(dk, curved_tangent, stage + Q_AT);
+            commit_products();
+            await_products<0>();
+            hold(dk);
+            hold(dv);
+            tell(barriers.empty(slot.index));
+        }
+        if (step) {
+            barriers.stored().await((step - 1) & 1);
+            begin_products();
+            multiply_rows(rows);
+            commit_products();
+            await_products<0>();
+            hold(rows);
+            hand_rows_over(rows, (step - 1) & 1);
+        }
+        // Nobody reads keys any more when both are here.
+        meet(1, CONSUMERS * WARPGROUP);
+        write(p.dk, dk, scale, memory + K_AT);
+        write(p.dv, dv, 1, memory + V_AT);
+        if (thread == 0)
+            await_taken<0>();
+    }
+
+    // Pairs that do not see each other.
+    THERIA_DEVICE void hide(float (&s)[QUERIES / 2], int i0) const {
+        const Score &score = p.rules.forward.score;
+        int lane = thread % WARP, j0 = sweep.first_key() + first_row() + lane / 4;
+#pragma unroll
+        for (int n = 0; n < QUERIES / 8; ++n)
+#pragma unroll
+            for (int c = 0; c < 2; ++c) {
+                int i = i0 + 8 * n + 2 * (lane % 4) + c;
+                int first = THERIA_INTERVALS ? score.first_key(i, sweep.length) : 0;
+                int end = THERIA_INTERVALS ? score.end_key(i, sweep.length) : sweep.length;
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    int j = j0 + 8 * half;
+                    float &x = s[4 * n + 2 * half + c];
+                    x = j >= first && j < end ? x : -infinity();
+                }
+            }
+    }
+
+    // What becomes of scores: S to P, S' to what dP' is added to, and the operands P', dS and, where it is one, P.
+    THERIA_DEVICE void curve(float (&s)[QUERIES / 2], float (&s_tangent)[QUERIES / 2], const float (&dp)[QUERIES / 2],
+                             Left &weights, Left &weights_tangent, Left &curved, unsigned records, float scale,
+                             float factor) const {
+        records += thread % 4 * 2 * int(sizeof(Known));
+#pragma unroll
+        for (int n = 0; n < QUERIES / 8; ++n) {
+            float4 known[2] = {load_vector(records + 8 * n * int(sizeof(Known))),
+                               load_vector(records + (8 * n + 1) * int(sizeof(Known)))};
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                float p_tangent[2], ds[2];
+#pragma unroll
+                for (int c = 0; c < 2; ++c) {
+                    auto [lse, delta, mu, delta_tangent] = known[c];
+                    int e = 4 * n + 2 * half + c;
+                    float weight = exp2_of(fmaf(s[e], factor, -lse * LOG2_E));
+                    float shifted = fmaf(s_tangent[e], scale, -mu), centred = dp[e] - delta;
+                    s[e] = weight;
+                    s_tangent[e] = fmaf(shifted, centred, -delta_tangent);
+                    p_tangent[c] = weight * shifted;
+                    ds[c] = weight * centred;
+                }
+                int word = 2 * (n % 2) + half;
+                if (WITH_COTANGENT_TANGENT)
+                    weights[n / 2][word] = Half<E>::pair(s[4 * n + 2 * half], s[4 * n + 2 * half + 1]);
+                weights_tangent[n / 2][word] = Half<E>::pair(p_tangent[0], p_tangent[1]);
+                curved[n / 2][word] = Half<E>::pair(ds[0], ds[1]);
+            }
+        }
+    }
+
+    // A right operand of dQ'. Rows are keys and columns queries: a panel of dS' and one of dS, or, with 32 queries, a
+    // half each.
+    static THERIA_DEVICE unsigned curved_at(int kind, int column) {
+        return CURVED_AT + (QUERIES == 64 ? kind * KEY_PANEL : kind * 64) + column * 2;
+    }
+    THERIA_DEVICE void store_curved(int kind, const Left &x) const {
+        int lane = thread % WARP, row = first_row() + lane % 16;
+#pragma unroll
+        for (int k = 0; k < QUERIES / 16; ++k)
+            store_matrices(memory + ((curved_at(kind, 16 * k + lane / 16 * 8) + row * PANEL_ROW) ^ (row % 8 * 16)), x[k]);
+    }
+};
+
+extern "C" __global__ void __launch_bounds__((CONSUMERS + 1) * WARPGROUP, 1) kernel(const __grid_constant__ Parameters p) {
+    extern __shared__ __align__(1024) unsigned char shared[];
+    let_next_launch_start();
+    unsigned memory = shared_address(shared);
+    Barriers barriers{memory + BARRIERS_AT};
+    int warp = __shfl_sync(FULL_WARP, threadIdx.x / WARP, 0);
+    if (warp == 0 && is_elected()) {
+        barriers.make();
+        prefetch(p.q), prefetch(p.k), prefetch(p.v), prefetch(p.q_tangent), prefetch(p.k_tangent), prefetch(p.v_tangent);
+        prefetch(p.g), prefetch(p.dk), prefetch(p.dv);
+        if (WITH_COTANGENT_TANGENT)
+            prefetch(p.g_tangent);
+    }
+    Block sweep(p.rules);
+    __syncthreads();
+    await_launches_ahead();
+    sweep.look(p.rules.forward.score);
+    if (warp < WARPGROUP / WARP) {
+        give_registers_back<24>();
+        if (warp == 0 && is_elected())
+            produce(p, sweep, memory, barriers);
+        else if (warp == 1 && is_elected())
+            write_rows(p, sweep, memory, barriers);
+    } else {
+        take_registers<240>();
+        Consumer{p, sweep, memory, barriers, warp / 4 - 1, int(threadIdx.x % WARPGROUP)}.work();
+    }
+}
