@@ -1,0 +1,754 @@
+// Forward of `cuda-fused` on Hopper (sm_90a): tiles come and go by the copy engine, products are those of warpgroups,
+// and a warpgroup of its own does nothing but ask for what comes next.
+//
+//     S = Q·Kᵀ                       a tile of 64 rows and KEYS columns, in registers
+//     r                              a reference for each row, near its maximum
+//     P = 2^(S·scale·log2 e - r)     in registers; rounded to 16 bits it is the operand of the next product
+//     l = l + Σ_j P_j,  O = O + P·V
+//     O / l,  lse = ln l + r·ln 2
+//
+// A block has ROWS = 64·GROUPS·TILES rows of one head. Its keys are worked on from right to left, KEYS in a step:
+//
+//            begin                                              end
+//              |...|-- step 2 --|-- step 1 --|-- step 0 --|        no key from `end` on is ever brought
+//
+//     shared memory   | Q: ROWS × D | K: STAGES × KEYS × D | V: the same | O, if APART | ones | barriers |
+//
+//     producer        full(K 0)  full(Q)  full(K 1)  full(V 0)  full(K 2)  full(V 1) ...
+//     consumers       one warpgroup for 64·TILES rows each: await full, multiply, arrive at empty
+//
+// Barriers: `full` of Q, K and V says that bytes have come, `empty` that each consumer warp has let go of them. Keys and
+// values have their own, as keys are done with a product earlier than values.
+//
+// What hides what. With one row tile S of the next step is begun before P·V of this one, and exponentials are
+// taken while P·V runs. With two row tiles A and B (D = 64, where exponentials take as long as products):
+//
+//     tensor cores    | S_A | S_B | S'_A  P·V_A | S'_B  P·V_B | S''_A  P·V'_A ...
+//     other units           | exp A     | exp B       | exp A'      | exp B' ...
+//
+// Where warpgroups take TURNS, one begins its products when the next one has begun its own: then the exponentials
+// of one meet the products of the other.
+//
+// The reference moves only when a row's maximum is ROOM above it: then O and l are scaled, which is rare.
+//
+// A block takes one tile of rows after the other. The producer runs ahead of the consumers into the next one.
+#include "forward.cuh"
+#include "hopper.cuh"
+
+using namespace theria;
+
+using Math = THERIA_MATH;
+using E = Math::Element;
+constexpr int D = THERIA_D, KEYS = THERIA_KEYS, STAGES = THERIA_STAGES;
+constexpr int GROUPS = THERIA_GROUPS, TILES = THERIA_TILES;
+constexpr bool INTERVALS = THERIA_INTERVALS; // whether there are causal masks and windows, or lengths alone
+constexpr bool REST = THERIA_REST, TURNS = THERIA_TURNS, APART = THERIA_APART, SPLIT = THERIA_SPLIT;
+
+constexpr int THREADS = (GROUPS + 1) * WARPGROUP, GROUP_WARPS = WARPGROUP / WARP;
+constexpr int TILE = 64;                      // rows of a product
+constexpr int GROUP_ROWS = TILE * TILES;      // rows of a warpgroup
+constexpr int ROWS = SPLIT ? TILE : GROUP_ROWS * GROUPS;
+constexpr int PANELS = D / PANEL, DEPTHS = D / 16, KEY_DEPTHS = KEYS / 16;
+constexpr int SCORES = KEYS / 2, SUMS = D / 2; // of a thread
+// Registers of a thread: all of 64 Ki, in steps of eight.
+constexpr int PRODUCER_REGISTERS = GROUPS == 2 ? 24 : 32, CONSUMER_REGISTERS = GROUPS == 2 ? 240 : 160;
+
+static_assert(GROUPS == 2 || GROUPS == 3, "as registers are divided");
+static_assert(TILES == 1 || TILES == 2, "one row tile, or two that take turns");
+static_assert(TILES == 1 || (D == 64 && !TURNS && !SPLIT), "two row tiles need no turns");
+static_assert(!SPLIT || (GROUPS == 2 && TILES == 1 && STAGES % 2 == 0 && !TURNS), "two warpgroups share one row tile");
+static_assert(KEYS % 16 == 0 && D % PANEL == 0, "whole products");
+
+// Shared memory, in bytes from its beginning.
+constexpr unsigned QUERY_PANEL = ROWS * PANEL_ROW, KEY_PANEL = KEYS * PANEL_ROW;
+constexpr unsigned QUERY_BYTES = PANELS * QUERY_PANEL, KEY_BYTES = PANELS * KEY_PANEL;
+constexpr unsigned KEYS_AT = QUERY_BYTES, VALUES_AT = KEYS_AT + STAGES * KEY_BYTES;
+constexpr unsigned OUT_AT = APART ? VALUES_AT + STAGES * KEY_BYTES : 0;
+constexpr unsigned ONES_AT = VALUES_AT + STAGES * KEY_BYTES + (APART ? QUERY_BYTES : 0), ONES_BYTES = 1024;
+constexpr unsigned MERGE_AT = ONES_AT + (REST ? ONES_BYTES : 0), MERGE_BYTES = WARPGROUP * (D / 2 + 8) * 4;
+constexpr unsigned BARRIERS_AT = MERGE_AT + (SPLIT ? MERGE_BYTES : 0);
+
+constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
+// How far above its reference a row's maximum may be, as an exponent of 2. Probabilities are at most 256 then, which
+// both types can tell apart as well as others, and sums of them are far from the end of f32.
+constexpr float ROOM = 8;
+// From here on S·factor - r is not taken in one instruction: see `Reference` in warp.cuh.
+constexpr float LARGE = 1 << 24;
+
+// Barriers of warps: turns have 1 to GROUPS.
+constexpr int TOGETHER = 4; // and one more for each warpgroup
+constexpr int SENT = 8, READ = 9;
+
+struct Given {
+    TensorMap q, k, v, out, rest;
+    Forward forward;
+    int blocks; // tiles of rows, of all heads and entries
+};
+
+struct Barriers {
+    unsigned memory;
+
+    THERIA_DEVICE explicit Barriers(unsigned memory) : memory(memory) {}
+
+    THERIA_DEVICE Barrier q_full() const { return {memory}; }
+    THERIA_DEVICE Barrier q_empty() const { return {memory + 8}; }
+    THERIA_DEVICE Barrier k_full(int n) const { return {memory + 16 + 8 * n}; }
+    THERIA_DEVICE Barrier k_empty(int n) const { return {memory + 16 + 8 * (STAGES + n)}; }
+    THERIA_DEVICE Barrier v_full(int n) const { return {memory + 16 + 8 * (2 * STAGES + n)}; }
+    THERIA_DEVICE Barrier v_empty(int n) const { return {memory + 16 + 8 * (3 * STAGES + n)}; }
+
+    THERIA_DEVICE void make() const {
+        q_full().make(1);
+        q_empty().make(GROUPS * GROUP_WARPS);
+        for (int n = 0; n < STAGES; ++n) {
+            k_full(n).make(1);
+            v_full(n).make(1);
+            k_empty(n).make((SPLIT ? 1 : GROUPS) * GROUP_WARPS);
+            v_empty(n).make((SPLIT ? 1 : GROUPS) * GROUP_WARPS);
+        }
+        publish_barriers();
+    }
+};
+static_assert(16 + 32 * STAGES <= 256, "as the host has it");
+
+// A tile of rows of a head. The order is that of `Place`.
+struct Work {
+    int b, h, h_kv, row; // the first row
+    int length;          // keys of the entry
+    int end, steps;      // step n has the keys [end - (n + 1) KEYS, end - n KEYS), those below 0 being zeros
+
+    THERIA_DEVICE Work(const Forward &p, unsigned index) {
+        unsigned section = p.work.quotient(index), left = index - section * p.work.number;
+        unsigned late = p.section.quotient(left), pair = section * p.section.number + left - late * p.section.number;
+        row = (p.tiles - 1 - int(late)) * ROWS;
+        b = p.heads.quotient(pair);
+        h = pair - b * p.heads.number;
+        h_kv = p.group.quotient(h);
+        length = p.score.keys_of(b);
+        int begin = INTERVALS ? p.score.first_key(row, length) : 0;
+        end = INTERVALS ? p.score.end_key(min_of(row + ROWS, p.score.t) - 1, length) : length;
+        steps = begin < end ? unsigned(end - begin + KEYS - 1) / KEYS : 0;
+    }
+    THERIA_DEVICE int key(int step) const { return end - (step + 1) * KEYS; }
+};
+
+// Steps of a warpgroup: [first, last) concern it, and in [whole, part) all of its rows see all keys.
+struct Steps {
+    int first, whole, part, last;
+
+    THERIA_DEVICE Steps(const Forward &p, const Work &work, int row) {
+        first = whole = part = last = 0;
+        if (row >= p.score.t)
+            return;
+        if (!INTERVALS) {
+            part = unsigned(work.end) / KEYS;
+            last = work.steps;
+            return;
+        }
+        int below = min_of(row + GROUP_ROWS, p.score.t) - 1;
+        int from = p.score.first_key(row, work.length), to = p.score.end_key(below, work.length);
+        int low = p.score.first_key(below, work.length), high = p.score.end_key(row, work.length);
+        if (from >= to)
+            return;
+        first = unsigned(work.end - to) / KEYS;
+        last = min_of(unsigned(work.end - from + KEYS - 1) / KEYS, work.steps);
+        whole = min_of(unsigned(work.end - high + KEYS - 1) / KEYS, last);
+        part = max_of(min_of(unsigned(max_of(work.end - low, 0)) / KEYS, last), whole);
+    }
+};
+
+// The compiler does not know that this is what it was.
+THERIA_DEVICE unsigned anew(unsigned x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
+THERIA_DEVICE void store(unsigned at, float x, float y, float z, float w) {
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(at), "f"(x), "f"(y), "f"(z), "f"(w) : "memory");
+}
+THERIA_DEVICE float4 load(unsigned at) {
+    float4 x;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w) : "r"(at) : "memory");
+    return x;
+}
+// Four 8×8 matrices of 16-bit elements into memory, rows at the addresses of the lanes, eight lanes each.
+THERIA_DEVICE void store_matrices(unsigned at, const unsigned (&from)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(from[0]), "r"(from[1]),
+                 "r"(from[2]), "r"(from[3])
+                 : "memory");
+}
+
+// ---- The producer: one thread. ----
+
+static THERIA_DEVICE void produce(const Given &given, unsigned memory, const Barriers &barriers) {
+    const Forward &p = given.forward;
+    Slot<STAGES> k, v;
+    unsigned q_parity = 0;
+    for (unsigned index = blockIdx.x; index < given.blocks; index += gridDim.x) {
+        Work work(p, index);
+        if (work.steps == 0)
+            continue;
+        auto bring_keys = [&](int step) {
+            barriers.k_empty(k.index).await(k.parity ^ 1);
+            Barrier full = barriers.k_full(k.index);
+            full.arrive_and_expect(KEY_BYTES);
+#pragma unroll
+            for (int n = 0; n < PANELS; ++n)
+                bring(memory + KEYS_AT + k.index * KEY_BYTES + n * KEY_PANEL, given.k, full, n * PANEL, work.key(step),
+                      work.h_kv, work.b);
+            k.advance();
+        };
+        auto bring_values = [&](int step) {
+            barriers.v_empty(v.index).await(v.parity ^ 1);
+            Barrier full = barriers.v_full(v.index);
+            full.arrive_and_expect(KEY_BYTES);
+#pragma unroll
+            for (int n = 0; n < PANELS; ++n)
+                bring(memory + VALUES_AT + v.index * KEY_BYTES + n * KEY_PANEL, given.v, full, n * PANEL, work.key(step),
+                      work.h_kv, work.b);
+            v.advance();
+        };
+        bring_keys(0);
+        barriers.q_empty().await(q_parity ^ 1);
+        barriers.q_full().arrive_and_expect(QUERY_BYTES);
+#pragma unroll
+        for (int n = 0; n < PANELS; ++n)
+            bring(memory + n * QUERY_PANEL, given.q, barriers.q_full(), n * PANEL, work.row, work.h, work.b);
+        q_parity ^= 1;
+        for (int step = 1; step < work.steps; ++step) {
+            bring_keys(step);
+            bring_values(step - 1);
+        }
+        bring_values(work.steps - 1);
+    }
+}
+
+// ---- Consumers. ----
+
+// What a thread carries along the keys of a row tile: two rows, eight apart, a quarter of their columns.
+struct State {
+    float out[SUMS];
+    float top[2]; // the score that exponents are taken against; -inf until a key is seen
+    float sum[2]; // of the columns of this thread
+    float rounded[4]; // of P as it is multiplied: the first and the third number, whole in every thread
+
+    THERIA_DEVICE State() : out{}, top{-infinity(), -infinity()}, sum{}, rounded{} {}
+};
+
+using Scores = float[SCORES];
+using Weights = unsigned[KEY_DEPTHS][4];
+
+static THERIA_DEVICE bool is_large(float x) { return !(fabsf(x) < LARGE); }
+
+// What stands in exponents for the reference.
+static THERIA_DEVICE float reference(float top, float factor) { return top == -infinity() ? 0 : top * factor; }
+
+// What sums against one reference are multiplied by to stand against another.
+static THERIA_DEVICE float shrink_of(float from, float to, float factor) {
+    if (from == to)
+        return 1;
+    float old = from * factor, now = reference(to, factor);
+    if (is_large(now))
+        return exp2_of(is_large(old) ? (from - to) * factor : fmaf(-to, factor, old));
+    return exp2_of(is_large(old) ? fmaf(from, factor, -now) : old - now);
+}
+
+// S = Q·Kᵀ begins.
+static THERIA_DEVICE void begin_scores(Scores &s, unsigned queries, unsigned keys) {
+    begin_products();
+#pragma unroll
+    for (int k = 0; k < DEPTHS; ++k)
+        Product<KEYS, E>::add<false, false>(s, ahead(panel(queries), k / 4 * QUERY_PANEL + k % 4 * 32),
+                                            ahead(panel(keys), k / 4 * KEY_PANEL + k % 4 * 32), k != 0);
+    commit_products();
+}
+
+// O += P·V begins, and with it the sum of P as it is multiplied.
+static THERIA_DEVICE void begin_values(State &state, const Weights &weights, unsigned values, unsigned ones) {
+    begin_products();
+#pragma unroll
+    for (int k = 0; k < KEY_DEPTHS; ++k) {
+        Product<D, E>::add<true>(state.out, weights[k], ahead(panel(values, KEY_PANEL), k * 16 * PANEL_ROW), true);
+        if (REST)
+            Product<8, E>::add<false>(state.rounded, weights[k], panel(ones), true);
+    }
+    commit_products();
+}
+
+static THERIA_DEVICE void hold_weights(Weights &weights) {
+#pragma unroll
+    for (int k = 0; k < KEY_DEPTHS; ++k)
+        hold(weights[k]);
+}
+static THERIA_DEVICE void hold_sums(State &state) {
+    hold(state.out);
+    if (REST)
+        hold(state.rounded);
+}
+
+// Scores that do not count are -inf. `row` is the first of this thread.
+static THERIA_DEVICE void look(Scores &s, const Score &score, int row, int key0, int length) {
+    int column = key0 + threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        int first = (INTERVALS ? score.first_key(row + 8 * half, length) : 0) - column;
+        int end = INTERVALS ? score.end_key(row + 8 * half, length) - column : KEYS;
+#pragma unroll
+        for (int n = 0; n < KEYS / 8; ++n)
+#pragma unroll
+            for (int c = 0; c < 2; ++c)
+                if (8 * n + c < first || (INTERVALS && 8 * n + c >= end))
+                    s[4 * n + 2 * half + c] = -infinity();
+    }
+}
+
+// P in place of S, and its sums in l. Whether a reference of this warp has moved: then O must be multiplied by `shrink`.
+static THERIA_DEVICE bool weigh(State &state, Scores &s, float factor, float (&shrink)[2]) {
+    float old[2], against[2];
+    bool moves = false;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        float top[2] = {s[2 * half], s[2 * half + 1]};
+#pragma unroll
+        for (int n = 1; n < KEYS / 8; ++n) {
+            top[0] = fmaxf(top[0], s[4 * n + 2 * half]);
+            top[1] = fmaxf(top[1], s[4 * n + 2 * half + 1]);
+        }
+        top[0] = fmaxf(top[0], top[1]);
+        top[0] = fmaxf(top[0], __shfl_xor_sync(FULL_WARP, top[0], 1));
+        top[0] = fmaxf(top[0], __shfl_xor_sync(FULL_WARP, top[0], 2));
+        old[half] = state.top[half];
+        if ((top[0] - old[half]) * factor > ROOM) {
+            state.top[half] = top[0];
+            moves = true;
+        }
+        against[half] = reference(state.top[half], factor);
+    }
+    moves = __any_sync(FULL_WARP, moves);
+    if (moves) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            shrink[half] = shrink_of(old[half], state.top[half], factor);
+            state.sum[half] *= shrink[half];
+        }
+    }
+    if (is_large(against[0]) || is_large(against[1])) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            float top = is_large(against[half]) ? state.top[half] : 0;
+            against[half] = is_large(against[half]) ? 0 : against[half];
+#pragma unroll
+            for (int n = 0; n < KEYS / 8; ++n) {
+                s[4 * n + 2 * half] -= top;
+                s[4 * n + 2 * half + 1] -= top;
+            }
+        }
+    }
+#pragma unroll
+    for (int n = 0; n < KEYS / 8; ++n)
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+            float x = exp2_of(fmaf(s[4 * n + c], factor, -against[c / 2]));
+            s[4 * n + c] = x;
+            state.sum[c / 2] += x;
+        }
+    return moves;
+}
+
+static THERIA_DEVICE void round(Weights &weights, const Scores &s) {
+#pragma unroll
+    for (int k = 0; k < KEY_DEPTHS; ++k)
+#pragma unroll
+        for (int n = 0; n < 4; ++n)
+            weights[k][n] = Math::pair(s[8 * k + 2 * n], s[8 * k + 2 * n + 1]);
+}
+
+static THERIA_DEVICE void scale(State &state, const float (&shrink)[2]) {
+#pragma unroll
+    for (int n = 0; n < SUMS; ++n)
+        state.out[n] *= shrink[n / 2 % 2];
+    if (REST) {
+        state.rounded[0] *= shrink[0];
+        state.rounded[2] *= shrink[1];
+    }
+}
+
+// What a consumer warpgroup knows.
+struct Consumer {
+    static constexpr unsigned STRIDE = SPLIT ? 2 : 1;
+
+    const Given &given;
+    Barriers barriers;
+    unsigned memory;
+    float factor;
+    unsigned q_parity = 0;
+    unsigned past = 0; // steps of the tiles before
+    unsigned count;    // of the ring: the step that this warpgroup is at
+
+    THERIA_DEVICE Consumer(const Given &given, unsigned memory, const Barriers &barriers)
+        : given(given), barriers(barriers), memory(memory), factor(float(given.forward.score.scale) * LOG2_E),
+          count(SPLIT ? group() : 0) {}
+
+    THERIA_DEVICE static int group() { return threadIdx.x / WARPGROUP - 1; }
+    THERIA_DEVICE static int warp() { return threadIdx.x / WARP % GROUP_WARPS; } // of the warpgroup
+    THERIA_DEVICE static int lane() { return threadIdx.x % WARP; }
+    // The first row of the warpgroup, and those of this thread, in the block.
+    THERIA_DEVICE static int group_row() { return SPLIT ? 0 : group() * GROUP_ROWS; }
+    THERIA_DEVICE static int own_row() { return group_row() + warp() * 16 + lane() / 4; }
+
+    // Places of this step (0), and of the next one (1).
+    THERIA_DEVICE unsigned place(int ahead) const { return (count + ahead * STRIDE) % STAGES; }
+    THERIA_DEVICE unsigned parity(int ahead) const { return (count + ahead * STRIDE) / STAGES % 2; }
+    THERIA_DEVICE unsigned queries(int tile) const { return memory + (group_row() + tile * TILE) * PANEL_ROW; }
+    THERIA_DEVICE unsigned keys(int ahead) const { return memory + KEYS_AT + place(ahead) * KEY_BYTES; }
+    THERIA_DEVICE unsigned values() const { return memory + VALUES_AT + place(0) * KEY_BYTES; }
+    THERIA_DEVICE unsigned ones() const { return memory + ONES_AT; }
+
+    THERIA_DEVICE void await_keys(int ahead) const { barriers.k_full(place(ahead)).await(parity(ahead)); }
+    THERIA_DEVICE void await_values() const { barriers.v_full(place(0)).await(parity(0)); }
+    THERIA_DEVICE static void let_go(Barrier empty) {
+        if (lane() == 0)
+            empty.arrive();
+    }
+    THERIA_DEVICE void let_keys_go(int ahead) const { let_go(barriers.k_empty(place(ahead))); }
+    THERIA_DEVICE void let_values_go() const { let_go(barriers.v_empty(place(0))); }
+    // Early where O has memory of its own, else when it has left.
+    THERIA_DEVICE void let_queries_go() const {
+        if (APART)
+            let_go(barriers.q_empty());
+    }
+
+    // Turns go round. Each warpgroup has one in every step, whether the step concerns it or not.
+    THERIA_DEVICE void await_turn() const {
+        if (TURNS)
+            meet(1 + group(), 2 * WARPGROUP);
+    }
+    THERIA_DEVICE void pass_turn() const {
+        if (TURNS)
+            pass(1 + (group() + 1) % GROUPS, 2 * WARPGROUP);
+    }
+
+    // Of a split row tile each warpgroup has every second step that there is, whatever tile it belongs to.
+    THERIA_DEVICE bool has(int step) const { return !SPLIT || (past + step) % 2 == unsigned(group()); }
+
+    // Steps that do not concern this warpgroup.
+    THERIA_DEVICE void skip(int from, int to) {
+        for (int step = from; step < to; ++step) {
+            if (!has(step))
+                continue;
+            await_turn();
+            await_keys(0);
+            let_keys_go(0);
+            await_values();
+            let_values_go();
+            count += STRIDE;
+            pass_turn();
+        }
+    }
+
+    // Where steps are looked at, which is rare, what is known of them is worked out anew: registers are few.
+    THERIA_DEVICE bool look_and_weigh(State &state, Scores &s, unsigned index, const Steps &steps, int step, int tile,
+                                      float (&shrink)[2]) const {
+        if (step < steps.whole || step >= steps.part) {
+            Work work(given.forward, anew(index));
+            look(s, given.forward.score, work.row + own_row() + tile * TILE, work.key(step), work.length);
+        }
+        return weigh(state, s, factor, shrink);
+    }
+
+    // The steps of one row tile.
+    THERIA_DEVICE void sweep(State (&states)[1], unsigned index, const Steps &steps) {
+        State &state = states[0];
+        int step = steps.first + (has(steps.first) ? 0 : 1);
+        if (step >= steps.last) {
+            let_queries_go();
+            return;
+        }
+        Scores s;
+        Weights weights;
+        float shrink[2];
+        await_keys(0);
+        await_turn();
+        begin_scores(s, queries(0), keys(0));
+        pass_turn();
+        await_products<0>();
+        hold(s);
+        let_keys_go(0);
+        look_and_weigh(state, s, index, steps, step, 0, shrink);
+        round(weights, s);
+        for (step += STRIDE; step < steps.last; step += STRIDE) {
+            await_keys(1);
+            await_turn();
+            begin_scores(s, queries(0), keys(1));
+            await_values();
+            begin_values(state, weights, values(), ones());
+            pass_turn();
+            await_products<1>();
+            hold(s);
+            let_keys_go(1);
+            bool moved = look_and_weigh(state, s, index, steps, step, 0, shrink);
+            await_products<0>();
+            hold_sums(state);
+            hold_weights(weights);
+            let_values_go();
+            count += STRIDE;
+            if (moved)
+                scale(state, shrink);
+            round(weights, s);
+        }
+        let_queries_go();
+        await_values();
+        begin_values(state, weights, values(), ones());
+        await_products<0>();
+        hold_sums(state);
+        hold_weights(weights);
+        let_values_go();
+        count += STRIDE;
+    }
+
+    THERIA_DEVICE void weigh_tile(State &state, Scores &s, Weights &weights, unsigned index, const Steps &steps, int step,
+                                  int tile) const {
+        float shrink[2];
+        if (look_and_weigh(state, s, index, steps, step, tile, shrink))
+            scale(state, shrink);
+        round(weights, s);
+    }
+
+    // The steps of two row tiles: see the picture above.
+    THERIA_DEVICE void sweep(State (&states)[2], unsigned index, const Steps &steps) {
+        State &first = states[0], &second = states[TILES - 1];
+        int step = steps.first;
+        if (step >= steps.last) {
+            let_queries_go();
+            return;
+        }
+        Scores a, b;
+        Weights weights_a, weights_b;
+        await_keys(0);
+        begin_scores(a, queries(0), keys(0));
+        begin_scores(b, queries(1), keys(0));
+        await_products<1>();
+        hold(a);
+        weigh_tile(first, a, weights_a, index, steps, step, 0);
+        await_products<0>();
+        hold(b);
+        let_keys_go(0);
+        // P of the first tile is there, and S of the second.
+        for (; step + 1 < steps.last; ++step) {
+            await_keys(1);
+            begin_scores(a, queries(0), keys(1));
+            await_values();
+            begin_values(first, weights_a, values(), ones());
+            weigh_tile(second, b, weights_b, index, steps, step, 1);
+            await_products<0>();
+            hold(a);
+            hold_sums(first);
+            hold_weights(weights_a);
+            begin_scores(b, queries(1), keys(1));
+            begin_values(second, weights_b, values(), ones());
+            weigh_tile(first, a, weights_a, index, steps, step + 1, 0);
+            await_products<0>();
+            hold(b);
+            hold_sums(second);
+            hold_weights(weights_b);
+            let_keys_go(1);
+            let_values_go();
+            count += STRIDE;
+        }
+        let_queries_go();
+        await_values();
+        begin_values(first, weights_a, values(), ones());
+        weigh_tile(second, b, weights_b, index, steps, step, 1);
+        begin_values(second, weights_b, values(), ones());
+        await_products<0>();
+        hold_sums(first);
+        hold_sums(second);
+        hold_weights(weights_a);
+        hold_weights(weights_b);
+        let_values_go();
+        count += STRIDE;
+    }
+
+    THERIA_DEVICE void sweep_all(State (&states)[TILES], unsigned index) {
+        Work work(given.forward, index);
+        if (work.steps == 0)
+            return;
+        Steps steps(given.forward, work, work.row + group_row());
+        barriers.q_full().await(q_parity);
+        q_parity ^= 1;
+        skip(0, steps.first);
+        sweep(states, index, steps);
+        skip(steps.last, work.steps);
+        if (SPLIT)
+            past += work.steps;
+    }
+
+    // What the second warpgroup found of a split row tile goes to the first.
+    THERIA_DEVICE void send(const State &state) const {
+        unsigned at = memory + MERGE_AT + threadIdx.x % WARPGROUP * 16;
+        meet(READ, 2 * WARPGROUP);
+        store(at, state.top[0], state.top[1], state.sum[0], state.sum[1]);
+#pragma unroll
+        for (int n = 0; n < SUMS; n += 4)
+            store(at + (1 + n / 4) * WARPGROUP * 16, state.out[n], state.out[n + 1], state.out[n + 2], state.out[n + 3]);
+        if (REST)
+            store(at + (1 + SUMS / 4) * WARPGROUP * 16, state.rounded[0], state.rounded[2], 0, 0);
+        meet(SENT, 2 * WARPGROUP);
+    }
+    THERIA_DEVICE void receive(State &state) const {
+        unsigned at = memory + MERGE_AT + threadIdx.x % WARPGROUP * 16;
+        meet(SENT, 2 * WARPGROUP);
+        float4 theirs = load(at);
+        float mine[2], share[2], tops[2] = {theirs.x, theirs.y}, sums[2] = {theirs.z, theirs.w};
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            float top = fmaxf(state.top[half], tops[half]);
+            mine[half] = shrink_of(state.top[half], top, factor);
+            share[half] = shrink_of(tops[half], top, factor);
+            state.top[half] = top;
+            state.sum[half] = state.sum[half] * mine[half] + sums[half] * share[half];
+        }
+#pragma unroll
+        for (int n = 0; n < SUMS; n += 4) {
+            float4 x = load(at + (1 + n / 4) * WARPGROUP * 16);
+            state.out[n] = state.out[n] * mine[0] + x.x * share[0];
+            state.out[n + 1] = state.out[n + 1] * mine[0] + x.y * share[0];
+            state.out[n + 2] = state.out[n + 2] * mine[1] + x.z * share[1];
+            state.out[n + 3] = state.out[n + 3] * mine[1] + x.w * share[1];
+        }
+        if (REST) {
+            float4 x = load(at + (1 + SUMS / 4) * WARPGROUP * 16);
+            state.rounded[0] = state.rounded[0] * mine[0] + x.x * share[0];
+            state.rounded[2] = state.rounded[2] * mine[1] + x.y * share[1];
+        }
+        pass(READ, 2 * WARPGROUP);
+    }
+
+    // O, its rest and lse of a row tile.
+    THERIA_DEVICE void write(State &state, const Work &work, int tile) const {
+        const Forward &p = given.forward;
+        int row = work.row + own_row() + tile * TILE;
+        float weight[2];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            int i = row + 8 * half;
+            float sum = state.sum[half];
+            sum += __shfl_xor_sync(FULL_WARP, sum, 1);
+            sum += __shfl_xor_sync(FULL_WARP, sum, 2);
+            float top = state.top[half], against = reference(top, factor);
+            float lse = is_large(against) ? fmaf(top, factor * LN_2, log2_of(sum) * LN_2) : (against + log2_of(sum)) * LN_2;
+            weight[half] = __fdividef(1, REST ? state.rounded[2 * half] : sum);
+            if (sum == 0) {
+                // Of a row that sees a key all scores have overflowed, and nobody knows it.
+                bool lost = INTERVALS ? p.score.first_key(i, work.length) < p.score.end_key(i, work.length) : work.length > 0;
+                lse = lost ? not_a_number() : -infinity();
+                weight[half] = lost ? not_a_number() : 0;
+#pragma unroll
+                for (int n = 0; n < SUMS; n += 4)
+                    state.out[n + 2 * half] = state.out[n + 2 * half + 1] = 0;
+            }
+            if (lane() % 4 == 0 && i < p.score.t)
+                *p.lse.at<float>(work.b, work.h, i) = lse;
+        }
+#pragma unroll
+        for (int n = 0; n < SUMS; ++n)
+            state.out[n] *= weight[n / 2 % 2];
+        put<false>(state, given.out, work, tile);
+        if (REST)
+            put<true>(state, given.rest, work, tile);
+    }
+
+    // Rows of a warp, or what rounding takes from them, by way of shared memory of theirs.
+    template <bool OF_REST>
+    THERIA_DEVICE void put(const State &state, const TensorMap &to, const Work &work, int tile) const {
+        int first = group_row() + tile * TILE + warp() * 16;
+        unsigned rows = memory + OUT_AT + first * PANEL_ROW;
+        if (APART || OF_REST) {
+            if (lane() == 0)
+                await_left<0>();
+            __syncwarp();
+        }
+#pragma unroll
+        for (int n = 0; n < D / 16; ++n) {
+            unsigned words[4];
+#pragma unroll
+            for (int c = 0; c < 4; ++c) {
+                float x = state.out[8 * n + 2 * c], y = state.out[8 * n + 2 * c + 1];
+                if (OF_REST) {
+                    x -= Element<E>::to_acc(Element<E>::from_acc(x));
+                    y -= Element<E>::to_acc(Element<E>::from_acc(y));
+                }
+                words[c] = Math::pair(x, y);
+            }
+            // Lanes have the rows of four matrices: upper and lower rows of eight columns, then of the next eight.
+            unsigned row = lane() % 16, chunk = n % 4 * 2 + lane() / 16;
+            store_matrices(rows + n / 4 * QUERY_PANEL + row * PANEL_ROW + (chunk ^ row % 8) * 16, words);
+        }
+        publish_stores();
+        __syncwarp();
+        if (lane() == 0) {
+#pragma unroll
+            for (int n = 0; n < PANELS; ++n)
+                take_away(to, rows + n * QUERY_PANEL, n * PANEL, work.row + first, work.h, work.b);
+            commit_taken();
+        }
+    }
+
+    THERIA_DEVICE void run() {
+        const Forward &p = given.forward;
+        if (TURNS && group() == GROUPS - 1)
+            pass_turn();
+        if (SPLIT && group() == 0)
+            pass(READ, 2 * WARPGROUP);
+        for (unsigned index = blockIdx.x; index < given.blocks; index += gridDim.x) {
+            State states[TILES];
+            sweep_all(states, index);
+            Work work(p, anew(index));
+            if (SPLIT && group() == 1)
+                send(states[0]);
+            else if (SPLIT)
+                receive(states[0]);
+            if (!APART)
+                meet(TOGETHER + group(), WARPGROUP); // nobody reads queries any more
+#pragma unroll
+            for (int tile = 0; tile < TILES; ++tile)
+                if (work.row + group_row() + tile * TILE < p.score.t && (!SPLIT || group() == 0))
+                    write(states[tile], work, tile);
+            if (!APART && work.steps > 0 && lane() == 0) {
+                await_left<0>();
+                barriers.q_empty().arrive();
+            }
+        }
+        if (lane() == 0)
+            await_left<0>();
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_constant__ Given given) {
+    extern __shared__ __align__(1024) unsigned char bytes[];
+    let_next_launch_start();
+    unsigned memory = shared_address(bytes);
+    Barriers barriers(memory + BARRIERS_AT);
+    if (threadIdx.x == 0) {
+        prefetch(given.q);
+        prefetch(given.k);
+        prefetch(given.v);
+        prefetch(given.out);
+        barriers.make();
+    }
+    if (REST)
+        for (unsigned n = threadIdx.x; n < ONES_BYTES / 4; n += THREADS)
+            reinterpret_cast<unsigned *>(bytes + ONES_AT)[n] = Math::pair(1, 1);
+    if (REST)
+        publish_stores();
+    __syncthreads();
+    await_launches_ahead();
+    if (threadIdx.x < WARPGROUP) {
+        give_registers_back<PRODUCER_REGISTERS>();
+        if (threadIdx.x / WARP == 0 && is_elected())
+            produce(given, memory, barriers);
+    } else {
+        take_registers<CONSUMER_REGISTERS>();
+        Consumer(given, memory, barriers).run();
+    }
+}
