@@ -1,9 +1,9 @@
 //! A backend of a device as one of the host.
 
 use theria_contract::{
-    Attention, Cotangent, Directions, Element, Host, Inputs, Primal, Problem, Qkv, Result, Rule, Saved,
-    SavedTensor, SavedView, SavedViewMut, Scalar, SecondOrder, Storage, Support, Tangent, TensorView,
-    TensorViewMut, Workspace,
+    Attention, Cotangent, Directions, Element, Host, Inputs, Layout, Primal, Problem, Qkv, Result, Rule,
+    Saved, SavedTensor, SavedView, SavedViewMut, Scalar, SecondOrder, Storage, Support, Tangent, TensorView,
+    TensorViewMut, Workspace, saved_mut, saved_view,
 };
 
 /// Operands go to the device, results come back. So a device can judge what would take the host too long.
@@ -47,7 +47,8 @@ fn saved_there<S: Storage, E: Element>(
     storage: &S,
     saved: &SavedView<'_, Host, E>,
 ) -> Result<SavedTensor<S, E>> {
-    Ok(Saved { output: upload(storage, saved.output)?, lse: upload(storage, saved.lse)? })
+    let rest = saved.rest.map(|rest| upload(storage, rest)).transpose()?;
+    Ok(Saved { output: upload(storage, saved.output)?, lse: upload(storage, saved.lse)?, rest })
 }
 
 fn saved_back<S: Storage, E: Element>(
@@ -56,6 +57,9 @@ fn saved_back<S: Storage, E: Element>(
     mut to: SavedViewMut<'_, Host, E>,
 ) -> Result<()> {
     to.output.copy_from(storage.download(S::view(&made.output))?.view())?;
+    if let (Some(mut to), Some(made)) = (to.rest, &made.rest) {
+        to.copy_from(storage.download(S::view(made))?.view())?;
+    }
     to.lse.copy_from(storage.download(S::view(&made.lse))?.view())
 }
 
@@ -96,6 +100,22 @@ fn gradients_back<S: Storage, E: Element>(
     }
 }
 
+impl<B> ByHost<B> {
+    /// Memory of the device for what is asked of it.
+    fn room<E: Element>(
+        &self,
+        problem: &Problem,
+        wanted: &SavedViewMut<'_, Host, E>,
+    ) -> Result<SavedTensor<B::Storage, E>>
+    where
+        B: Attention<E>,
+    {
+        let allocate = || self.0.storage().allocate(Layout::contiguous(problem.shape().output())?);
+        let rest = wanted.rest.as_ref().map(|_| allocate()).transpose()?;
+        Ok(Saved { rest, ..self.0.allocate_saved(problem)? })
+    }
+}
+
 impl<E: Element, B: Attention<E>> Attention<E> for ByHost<B> {
     type Storage = Host;
 
@@ -111,6 +131,10 @@ impl<E: Element, B: Attention<E>> Attention<E> for ByHost<B> {
         self.0.support(problem, rule)
     }
 
+    fn keeps_rest(&self, problem: &Problem) -> bool {
+        self.0.keeps_rest(problem)
+    }
+
     fn workspace_bytes(&self, _: &Problem, _: Rule) -> usize {
         0
     }
@@ -123,7 +147,10 @@ impl<E: Element, B: Attention<E>> Attention<E> for ByHost<B> {
         _: &mut Workspace,
     ) -> Result<()> {
         let there = There::new(self.0.storage(), inputs)?;
-        let Primal(made) = self.0.forward(problem, Primal(&there.inputs()))?;
+        let mut made = self.room(problem, &saved)?;
+        let mut workspace = self.0.storage().workspace(self.0.workspace_bytes(problem, Rule::Forward))?;
+        let lent = Primal(saved_mut::<B::Storage, E>(&mut made));
+        self.0.forward_into(problem, Primal(&there.inputs()), lent, &mut workspace)?;
         saved_back(self.0.storage(), &made, saved)
     }
 
@@ -156,8 +183,15 @@ impl<E: Element, B: Attention<E>> Attention<E> for ByHost<B> {
         let storage = self.0.storage();
         let (there, saved) = (There::new(storage, inputs)?, saved_there(storage, &saved)?);
         let directions = DirectionsThere::new(storage, &directions)?;
-        let Tangent(made) =
-            self.0.jvp(problem, Primal(&there.inputs()), Primal(&saved), Tangent(directions.views()))?;
+        let mut made = self.room(problem, &saved_tangent)?;
+        self.0.jvp_into(
+            problem,
+            Primal(&there.inputs()),
+            Primal(saved_view::<B::Storage, E>(&saved)),
+            Tangent(directions.views()),
+            Tangent(saved_mut::<B::Storage, E>(&mut made)),
+            &mut storage.workspace(self.0.workspace_bytes(problem, Rule::Jvp))?,
+        )?;
         saved_back(storage, &made, saved_tangent)
     }
 

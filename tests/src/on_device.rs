@@ -4,11 +4,11 @@ use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use theria_contract::conformance::{Amplitude, Case, MaskPattern, Suite};
 use theria_contract::{
-    Attention, Causal, DType, Element, Host, Inputs, Layout, Precision, Primal, Problem, ProblemBuilder,
-    Rule, Saved, SavedTensor, Storage, Tensor, Window, saved_mut,
+    Attention, Causal, DType, Element, Host, Inputs, Precision, Primal, Problem, ProblemBuilder, Rule, Saved,
+    SavedTensor, Storage, Tensor, Window, saved_mut,
 };
-use theria_gpu_fwd::Cuda;
 use theria_gpu_fwd::forward::Load;
+use theria_gpu_fwd::{Cuda, CudaTensor};
 
 use crate::device::{conform, short};
 use crate::evidence::Row;
@@ -210,19 +210,19 @@ where
     let (q, k, v) = (tensor(shape.q(), 0), tensor(shape.k(), 1), tensor(shape.v(), 2));
     let inputs = Inputs::<Cuda, E>::new(Cuda::view(&q), Cuda::view(&k), Cuda::view(&v));
     let mut workspace = cuda.workspace(backend.workspace_bytes(&problem, Rule::Forward)).expect("memory");
-    let mut saved = poisoned::<E>(cuda, &problem);
+    let mut saved = poisoned::<E, B>(cuda, backend, &problem);
     let mut call = |saved: &mut SavedTensor<Cuda, E>| {
         backend.forward_into(&problem, Primal(&inputs), Primal(saved_mut::<Cuda, E>(saved)), &mut workspace)
     };
     call(&mut saved).expect("a call");
     let made = bytes::<E>(cuda, &saved);
 
-    let mut replayed = poisoned::<E>(cuda, &problem);
+    let mut replayed = poisoned::<E, B>(cuda, backend, &problem);
     let times = cuda.device().time_replays(2, 1, |_| call(&mut replayed)).expect("a recording");
     assert_eq!(times.expect("a call").len(), 2);
     let same = bytes::<E>(cuda, &replayed) == made;
     // What was never called is not the same, so the comparison could fail.
-    let poison = bytes::<E>(cuda, &poisoned::<E>(cuda, &problem)) != made;
+    let poison = bytes::<E>(cuda, &poisoned::<E, B>(cuda, backend, &problem)) != made;
     let row = |name: &str, holds| Row::statement(name, "forward", backend.name(), E::DTYPE.name(), holds, "");
     vec![row("replays give the bits of a call", same), row("and poison does not", poison)]
 }
@@ -259,14 +259,20 @@ where
 }
 
 /// Memory for what a forward or a JVP makes, NaN until it does.
-pub(crate) fn poisoned<E: Element>(cuda: &Cuda, problem: &Problem) -> SavedTensor<Cuda, E> {
+pub(crate) fn poisoned<E, B>(cuda: &Cuda, backend: &B, problem: &Problem) -> SavedTensor<Cuda, E>
+where
+    E: Element,
+    B: Attention<E, Storage = Cuda>,
+{
+    fn nan<T: Element>(cuda: &Cuda, shape: [usize; 4]) -> CudaTensor<T> {
+        let tensor = Tensor::from_fn(shape, |_| T::from_f64(f64::NAN)).expect("a tensor");
+        cuda.upload(&tensor).expect("memory")
+    }
     let shape = problem.shape();
-    let nan = |shape: [usize; 4]| Layout::contiguous(shape).expect("a layout");
-    let output = vec![E::from_f64(f64::NAN); nan(shape.output()).span()];
-    let lse = vec![E::Acc::from_f64(f64::NAN); nan(shape.rows()).span()];
     Saved {
-        output: cuda.upload(&Tensor::from_vec(output, shape.output()).expect("a tensor")).expect("memory"),
-        lse: cuda.upload(&Tensor::from_vec(lse, shape.rows()).expect("a tensor")).expect("memory"),
+        output: nan(cuda, shape.output()),
+        lse: nan(cuda, shape.rows()),
+        rest: backend.keeps_rest(problem).then(|| nan(cuda, shape.output())),
     }
 }
 
@@ -274,5 +280,8 @@ pub(crate) fn poisoned<E: Element>(cuda: &Cuda, problem: &Problem) -> SavedTenso
 pub(crate) fn bytes<E: Element>(cuda: &Cuda, saved: &SavedTensor<Cuda, E>) -> Vec<u8> {
     let mut all = cuda.download(Cuda::view(&saved.output)).expect("memory").bytes().to_vec();
     all.extend_from_slice(cuda.download(Cuda::view(&saved.lse)).expect("memory").bytes());
+    if let Some(rest) = &saved.rest {
+        all.extend_from_slice(cuda.download(Cuda::view(rest)).expect("memory").bytes());
+    }
     all
 }

@@ -32,7 +32,7 @@ struct Made<E: Element> {
 }
 
 impl<E: Element> Made<E> {
-    fn new(cuda: &Cuda, problem: &Problem) -> Self {
+    fn new(cuda: &Cuda, backend: &impl Attention<E, Storage = Cuda>, problem: &Problem) -> Self {
         let shape = problem.shape();
         let gradients = || Qkv {
             q: poison(cuda, shape.q()),
@@ -41,8 +41,8 @@ impl<E: Element> Made<E> {
             bias: problem.bias().map(|shape| poison(cuda, shape)),
         };
         Self {
-            saved: poisoned::<E>(cuda, problem),
-            tangent: poisoned::<E>(cuda, problem),
+            saved: poisoned(cuda, backend, problem),
+            tangent: poisoned(cuda, backend, problem),
             backward: gradients(),
             second: gradients(),
             first: gradients(),
@@ -121,7 +121,8 @@ where
                 w,
             )
         };
-        let [mut once, mut again, mut replayed] = std::array::from_fn(|_| Made::<E>::new(cuda, &problem));
+        let [mut once, mut again, mut replayed] =
+            std::array::from_fn(|_| Made::<E>::new(cuda, backend, &problem));
         let untouched = once.bytes(cuda);
         call(&mut once).expect("a call");
         call(&mut again).expect("a call");

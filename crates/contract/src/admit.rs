@@ -69,10 +69,11 @@ pub(crate) fn check_input<E: Element, A: Attention<E> + ?Sized>(
 /// What an earlier rule saved is an input of this one.
 pub(crate) fn check_saved_input<E: Element, A: Attention<E> + ?Sized>(
     attention: &A,
-    names: [&'static str; 2],
+    names: [&'static str; 3],
     saved: &SavedView<'_, A::Storage, E>,
 ) -> Result<()> {
     check(attention, names[0], Some(saved.output), None, Expect::Input)?;
+    check(attention, names[2], saved.rest, None, Expect::Input)?;
     check(attention, names[1], Some(saved.lse), None, Expect::InputOrNegInfinity)
 }
 
@@ -89,10 +90,12 @@ pub(crate) fn check_directions<E: Element, A: Attention<E> + ?Sized>(
 
 pub(crate) fn check_saved<E: Element, A: Attention<E> + ?Sized>(
     attention: &A,
-    names: [&'static str; 2],
+    names: [&'static str; 3],
     saved: &SavedViewMut<'_, A::Storage, E>,
 ) -> Result<()> {
     check(attention, names[0], Some(A::Storage::reborrow(&saved.output)), None, Expect::Output)?;
+    let rest = saved.rest.as_ref().map(|rest| A::Storage::reborrow(rest));
+    check(attention, names[2], rest, None, Expect::Output)?;
     check(attention, names[1], Some(A::Storage::reborrow(&saved.lse)), None, Expect::OutputOrNegInfinity)
 }
 
@@ -173,19 +176,25 @@ pub(crate) fn directions<S: Storage, E: Element>(
 }
 
 pub(crate) fn saved<S: Storage, E: Element>(
-    names: [&'static str; 2],
+    names: [&'static str; 3],
     problem: &Problem,
     saved: &Saved<S::View<'_, E>, S::View<'_, E::Acc>>,
 ) -> Result<()> {
+    if let Some(rest) = &saved.rest {
+        expect(names[2], shape::<S, E>(rest), problem.shape().output())?;
+    }
     expect(names[0], shape::<S, E>(&saved.output), problem.shape().output())?;
     expect(names[1], shape::<S, E::Acc>(&saved.lse), problem.shape().rows())
 }
 
 pub(crate) fn saved_out<S: Storage, E: Element>(
-    names: [&'static str; 2],
+    names: [&'static str; 3],
     problem: &Problem,
     saved: &Saved<S::ViewMut<'_, E>, S::ViewMut<'_, E::Acc>>,
 ) -> Result<()> {
+    if let Some(rest) = &saved.rest {
+        expect(names[2], S::layout_mut(rest).shape(), problem.shape().output())?;
+    }
     expect(names[0], S::layout_mut(&saved.output).shape(), problem.shape().output())?;
     expect(names[1], S::layout_mut(&saved.lse).shape(), problem.shape().rows())
 }

@@ -37,6 +37,12 @@ pub trait Element: Scalar {
     /// The nearest value of this type.
     fn from_acc(value: Self::Acc) -> Self;
 
+    /// What rounding takes from a value, rounded in its turn: zero where it takes nothing.
+    fn rest_of(value: Self::Acc) -> Self {
+        let (value, rounded) = (value.to_f64(), Self::from_acc(value).to_f64());
+        if value == rounded { Self::default() } else { Self::from_f64(value - rounded) }
+    }
+
     /// Neither NaN nor infinite.
     fn is_finite(self) -> bool {
         self.to_f64().is_finite()
@@ -186,6 +192,20 @@ mod tests {
         round_trips::<f32>();
         round_trips::<f16>();
         round_trips::<bf16>();
+    }
+
+    #[test]
+    fn what_rounding_takes_is_given_back_to_twice_the_digits() {
+        for value in [1.0 + 2.0_f32.powi(-12), 0.1, -3.7, 1e-3] {
+            let (coarse, rest) = (bf16::from_acc(value), bf16::rest_of(value));
+            assert!((coarse.to_f32() - value).abs() > value.abs() * 2.0_f32.powi(-14));
+            assert!((coarse.to_f32() + rest.to_f32() - value).abs() <= value.abs() * 2.0_f32.powi(-16));
+            let both = f16::from_acc(value).to_f32() + f16::rest_of(value).to_f32();
+            assert!((both - value).abs() <= value.abs() * 2.0_f32.powi(-22) + 2.0_f32.powi(-25));
+            assert_eq!((f32::rest_of(value), f64::rest_of(0.1)), (0.0, 0.0));
+        }
+        assert!(bf16::rest_of(f32::NAN).is_nan());
+        assert_eq!(f32::rest_of(f32::INFINITY), 0.0);
     }
 
     #[test]

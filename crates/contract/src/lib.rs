@@ -66,7 +66,7 @@ pub use error::{Error, Result};
 pub use layout::{Layout, broadcasts_to};
 pub use mask::{Causal, Visibility, Window, any_visible};
 pub use operands::{Directions, Inputs, Qkv, Saved, SecondOrder};
-pub use operator::{Attention, SavedTensor, SavedView, SavedViewMut, saved_mut, saved_view};
+pub use operator::{Attention, SavedTensor, SavedView, SavedViewMut, reborrow_saved, saved_mut, saved_view};
 pub use problem::{Problem, ProblemBuilder, Shape};
 pub use role::{Cotangent, Primal, Tangent};
 pub use rule::{Refusal, Rule, Support};

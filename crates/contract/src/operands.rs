@@ -107,6 +107,10 @@ pub struct Saved<V, W> {
     /// Natural logarithm of the row sums, `[B, Hq, T, 1]`, in the accumulation type; `-inf` for a
     /// row that sees nothing.
     pub lse: W,
+    /// What rounding took from O, in the shape and type of `output`: O in the type of sums is `output + rest`, up to
+    /// the rounding of `rest`. Where 16 bits of O are too few, see
+    /// [`Attention::keeps_rest`](crate::Attention::keeps_rest).
+    pub rest: Option<V>,
 }
 
 /// What the second-order rule makes.

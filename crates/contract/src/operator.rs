@@ -20,8 +20,8 @@ pub type SavedViewMut<'a, S, E> =
 pub type SavedTensor<S, E> = Saved<<S as Storage>::Tensor<E>, <S as Storage>::Tensor<<E as Element>::Acc>>;
 
 /// Names of outputs, for errors.
-const SAVED: [&str; 2] = ["out", "lse"];
-const SAVED_TANGENT: [&str; 2] = ["out_tangent", "lse_tangent"];
+const SAVED: [&str; 3] = ["out", "lse", "out_rest"];
+const SAVED_TANGENT: [&str; 3] = ["out_tangent", "lse_tangent", "out_tangent_rest"];
 const GRADIENTS: [&str; 4] = ["dq", "dk", "dv", "dbias"];
 const GRADIENT_TANGENTS: [&str; 4] = ["dq_tangent", "dk_tangent", "dv_tangent", "dbias_tangent"];
 
@@ -49,7 +49,14 @@ pub trait Attention<E: Element> {
         Checks::None
     }
 
-    /// O and lse. Overwrites every element of `saved`.
+    /// Whether this backend's rules are faster, or more exact, with what rounding takes from O and O′:
+    /// [`allocate_saved`](Self::allocate_saved) makes room for it where they are. Every backend fills a rest that it
+    /// is given, zero where it rounds nothing, and none has to be given: rules take what was saved with and without.
+    fn keeps_rest(&self, _problem: &Problem) -> bool {
+        false
+    }
+
+    /// O and lse. Overwrites every element of `saved`, of its rest too where it has one.
     fn forward_kernel(
         &self,
         _problem: &Problem,
@@ -73,7 +80,7 @@ pub trait Attention<E: Element> {
         Err(not_implemented(self.name(), Rule::Backward))
     }
 
-    /// O′ and lse′ = μ. Overwrites every element of `saved_tangent`.
+    /// O′ and lse′ = μ. Overwrites every element of `saved_tangent`, of its rest too where it has one.
     fn jvp_kernel(
         &self,
         _problem: &Problem,
@@ -324,12 +331,17 @@ pub trait Attention<E: Element> {
         Ok(SecondOrder { tangent: Tangent(Cotangent(tangent)), first: first.map(Cotangent) })
     }
 
-    /// Tensors for O and lse, or for their tangents.
+    /// Tensors for O and lse, or for their tangents, and for what rounding takes where it is kept.
     fn allocate_saved(&self, problem: &Problem) -> Result<SavedTensor<Self::Storage, E>> {
         let shape = problem.shape();
         Ok(Saved {
             output: self.storage().allocate(Layout::contiguous(shape.output())?)?,
             lse: self.storage().allocate(Layout::contiguous(shape.rows())?)?,
+            rest: if self.keeps_rest(problem) {
+                Some(self.storage().allocate(Layout::contiguous(shape.output())?)?)
+            } else {
+                None
+            },
         })
     }
 
@@ -352,16 +364,25 @@ fn not_implemented(backend: &'static str, rule: Rule) -> Error {
 
 /// A view of what is saved.
 pub fn saved_view<S: Storage, E: Element>(saved: &SavedTensor<S, E>) -> SavedView<'_, S, E> {
-    Saved { output: S::view(&saved.output), lse: S::view(&saved.lse) }
+    Saved { output: S::view(&saved.output), lse: S::view(&saved.lse), rest: saved.rest.as_ref().map(S::view) }
 }
 
 /// A writable view of what is saved.
 pub fn saved_mut<S: Storage, E: Element>(saved: &mut SavedTensor<S, E>) -> SavedViewMut<'_, S, E> {
-    Saved { output: S::view_mut(&mut saved.output), lse: S::view_mut(&mut saved.lse) }
+    Saved {
+        output: S::view_mut(&mut saved.output),
+        lse: S::view_mut(&mut saved.lse),
+        rest: saved.rest.as_mut().map(S::view_mut),
+    }
 }
 
-fn reborrow_saved<'a, S: Storage, E: Element>(
+/// The same writable view for a shorter time.
+pub fn reborrow_saved<'a, S: Storage, E: Element>(
     saved: &'a mut SavedViewMut<'_, S, E>,
 ) -> SavedViewMut<'a, S, E> {
-    Saved { output: S::reborrow_mut(&mut saved.output), lse: S::reborrow_mut(&mut saved.lse) }
+    Saved {
+        output: S::reborrow_mut(&mut saved.output),
+        lse: S::reborrow_mut(&mut saved.lse),
+        rest: saved.rest.as_mut().map(S::reborrow_mut),
+    }
 }

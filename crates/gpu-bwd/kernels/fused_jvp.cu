@@ -21,7 +21,9 @@
 using namespace theria;
 
 constexpr int STAGE_BYTES = 2 * (KeyTile::BYTES + ValueTile::BYTES);
-constexpr bool CENTRED = sizeof(E) == 2;
+// What rounding took from O is added to what is subtracted, where it was kept. And where it is to be kept of O', the sums
+// of P and H are of what is multiplied, rounded: see fused_forward.cu.
+constexpr bool CENTRED = ROUNDS;
 // What is summed with another c than the last may be this part of a row's weight: less than what rounding takes.
 constexpr float NEGLIGIBLE = 1.0f / 4096;
 // Stages of the sweep that goes ahead under windows: the last row of a block sees 32 keys of them.
@@ -130,18 +132,26 @@ static THERIA_DEVICE bool settle(Moving &state, const Scores &p, const Scores &s
     return __all_sync(FULL_WARP, settled);
 }
 
-// H in place of S', and the sums of P and H.
-static THERIA_DEVICE void move(Moving &state, const Scores &p, Scores &s_tangent, float scale) {
+// H in place of S', and the sums of P and H. ROUNDED: as they are multiplied.
+template <bool ROUNDED>
+static THERIA_DEVICE void move(Moving &state, Scores &p, Scores &s_tangent, float scale) {
 #pragma unroll
     for (int r = 0; r < ROW_TILES; ++r)
 #pragma unroll
-        for (int c = 0; c < 4; ++c)
+        for (int half = 0; half < 2; ++half)
 #pragma unroll
             for (int n = 0; n < STEP / 8; ++n) {
-                float &x = s_tangent[r][n].x[c];
-                x = p[r][n].x[c] * fmaf(x, scale, -state.centre[r][c / 2]);
-                state.sum[r][c / 2] += p[r][n].x[c];
-                state.dot[r][c / 2] += x;
+                float *weight = &p[r][n].x[2 * half], *moved = &s_tangent[r][n].x[2 * half];
+#pragma unroll
+                for (int c = 0; c < 2; ++c)
+                    moved[c] = weight[c] * fmaf(moved[c], scale, -state.centre[r][half]);
+                if (ROUNDED) {
+                    float2 w = Math::rest_of(weight[0], weight[1]), m = Math::rest_of(moved[0], moved[1]);
+                    weight[0] -= w.x, weight[1] -= w.y;
+                    moved[0] -= m.x, moved[1] -= m.y;
+                }
+                state.sum[r][half] += weight[0] + weight[1];
+                state.dot[r][half] += moved[0] + moved[1];
             }
 }
 
@@ -236,8 +246,16 @@ static THERIA_DEVICE bool good_centre(Moving &state, unsigned tile, const Rules 
     return good;
 }
 
-// O' and μ of a warp's rows, by way of its tile, in which O lies.
-static THERIA_DEVICE void finish(const Moving &state, unsigned tile, const Rules &p, const Rows &at) {
+// What rounding took from O in two columns of a row, where it was kept.
+static THERIA_DEVICE float2 beside(const Forward &f, const Rows &at, int i, int column) {
+    if (!ROUNDS || !f.rest.data || i >= f.score.t)
+        return {0, 0};
+    const E *row = f.rest.at<E>(at.b, at.h, i);
+    return {column < f.dv ? Element<E>::to_acc(row[column]) : 0, column + 1 < f.dv ? Element<E>::to_acc(row[column + 1]) : 0};
+}
+
+// O' and μ of a warp's rows, by way of its tile, in which O lies. O' takes the place of A.
+static THERIA_DEVICE void finish(Moving &state, unsigned tile, const Rules &p, const Rows &at) {
     const Forward &f = p.forward;
 #pragma unroll
     for (int r = 0; r < ROW_TILES; ++r)
@@ -250,13 +268,30 @@ static THERIA_DEVICE void finish(const Moving &state, unsigned tile, const Rules
 #pragma unroll
             for (int n = 0; n < DV / 8; ++n) {
                 unsigned place = place_of(tile, r, half, n);
-                float2 o = Math::load_pair(place);
-                Math::store_pair(place, fmaf(state.out[r][n].x[2 * half], end.weight, -end.shift * o.x),
-                                 fmaf(state.out[r][n].x[2 * half + 1], end.weight, -end.shift * o.y));
+                float2 o = Math::load_pair(place), rest = beside(f, at, i, 8 * n + 2 * (threadIdx.x % 4));
+                float *x = &state.out[r][n].x[2 * half];
+                x[0] = fmaf(x[0], end.weight, -end.shift * (o.x + rest.x));
+                x[1] = fmaf(x[1], end.weight, -end.shift * (o.y + rest.y));
+                Math::store_pair(place, x[0], x[1]);
             }
         }
     __syncwarp();
     OutTile::write(tile, p.out_tangent, at.b, at.h, at.first, f.score.t - at.first, f.dv, f.vectors);
+    if (!p.rest_tangent.data)
+        return;
+    __syncwarp();
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+#pragma unroll
+            for (int n = 0; n < DV / 8; ++n) {
+                const float *x = &state.out[r][n].x[2 * half];
+                float2 rest = Math::rest_of(x[0], x[1]);
+                Math::store_pair(place_of(tile, r, half, n), rest.x, rest.y);
+            }
+    __syncwarp();
+    OutTile::write(tile, p.rest_tangent, at.b, at.h, at.first, f.score.t - at.first, f.dv, f.vectors);
 }
 
 // A step of keys at `k`, those of K' behind them, and of values at `v`, those of V' behind them.
@@ -278,7 +313,10 @@ static THERIA_DEVICE void step(Moving &state, bool &settled, const Queries &q, c
     weigh(s, origins, scale);
     if (CENTRED && !settled)
         settled = settle(state, s, s_tangent, scale);
-    move(state, s, s_tangent, scale);
+    if (ROUNDS && p.rest_tangent.data)
+        move<true>(state, s, s_tangent, scale);
+    else
+        move<false>(state, s, s_tangent, scale);
     drop(s, p.forward, at, key0);
     drop(s_tangent, p.forward, at, key0);
     add_values<WHOLE>(state.out, s_tangent, v, count);

@@ -10,7 +10,8 @@
 //
 // δ and δ' came from O and O', which were rounded. What they are off is the sum of a row of dS, or of dS': without
 // rounding these are zero. So a sweep finds it out and corrects the records for those who read them next. In 16-bit
-// types it may be too much for a row of the block: then the block sweeps once more with what is right.
+// types it may be too much for a row of the block: then the block sweeps once more with what is right. Where what
+// rounding took from O and O' was kept, it is too much for next to no row.
 #include "curve.cuh"
 
 using namespace theria;
@@ -35,6 +36,11 @@ constexpr bool REPEATS = !FACTORED;
 // What an error of δ and δ' may be of dS and dS', in the norm of a row: a few roundings of the element type.
 template <class> constexpr float TOLERATED = 1.0f / 512;
 template <> constexpr float TOLERATED<f16> = 1.0f / 4096;
+// The same where what rounding took from O and O' was kept: so many times as much. What is left comes from P, which the
+// forward rounded to multiply it, and is in dS what a rounding or two of the element type are: 2√2 of TOLERATED at most
+// in a row of two keys. What O and O' lack beside it, 2^-17 of rowsum(|G ∘ O|) in bf16, comes to more in those rows alone
+// whose dP are all but one number, and these are lost without another sweep.
+constexpr float BESIDE_RESTS = 4;
 
 // Sums along a row that show what δ and δ' are off, in the columns of a lane.
 struct Check {
@@ -70,13 +76,13 @@ struct Check {
                 x[n] += __shfl_xor_sync(FULL_WARP, x[n], step);
     }
     // Whether δ and δ' were good enough. NaN is: it does not get better.
-    THERIA_DEVICE bool good() {
+    THERIA_DEVICE bool good(float tolerated) {
         if (!REPEATS)
             return true;
-        constexpr float LEAST = TOLERATED<E> * TOLERATED<E>;
-        bool bad = ds(0) * ds(0) * p_square(0) > LEAST * ds_square(0);
+        float least = tolerated * tolerated;
+        bool bad = ds(0) * ds(0) * p_square(0) > least * ds_square(0);
         if (ORDER == 2)
-            bad = bad || ds(0) * ds(0) * p_square(1) + ds(1) * ds(1) * p_square(0) > LEAST * ds_square(1);
+            bad = bad || ds(0) * ds(0) * p_square(1) + ds(1) * ds(1) * p_square(0) > least * ds_square(1);
         return !bad;
     }
 };
@@ -252,7 +258,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
         await_copies<0>();
         if (again)
             break;
-        bool good = true;
+        bool good = true, beside = f.rest.data && (ORDER == 1 || p.rest_tangent.data);
+        float tolerated = beside ? BESIDE_RESTS * TOLERATED<E> : TOLERATED<E>;
 #pragma unroll
         for (int r = 0; r < ROW_TILES; ++r)
 #pragma unroll
@@ -261,7 +268,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
                 check.gather();
                 if (at.row(r, half) >= f.score.t)
                     continue;
-                good = good && check.good();
+                good = good && check.good(tolerated);
                 if (ROWS_STAY && REPEATS) {
                     rows[r][half].delta() += check.ds(0);
                     if (ORDER == 2)

@@ -42,13 +42,15 @@ THERIA_DEVICE void add_row(Acc (&sum)[COLUMNS], Acc weight, const View &row, int
     }
 }
 
+// REST: what rounding takes from them.
+template <bool REST = false>
 THERIA_DEVICE void put_row(const Acc (&sum)[COLUMNS], Acc weight, const View &row, int batch, int head, int i, int width) {
     E *x = row.at<E>(batch, head, i);
 #pragma unroll
     for (int n = 0; n < COLUMNS; ++n) {
         int c = n * WARP + threadIdx.x % WARP;
         if (c < width)
-            x[c] = Element<E>::from_acc(sum[n] * weight);
+            x[c] = REST ? rest_of<E>(sum[n] * weight) : Element<E>::from_acc(sum[n] * weight);
     }
 }
 

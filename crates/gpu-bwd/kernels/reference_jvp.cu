@@ -49,6 +49,8 @@ extern "C" __global__ void __launch_bounds__(WARPS *WARP, 1) kernel(const __grid
     for (int n = 0; n < COLUMNS; ++n)
         moved[n] -= mu * out[n];
     put_row(moved, factor, all.out_tangent, b, h, i, p.dv);
+    if (all.rest_tangent.data)
+        put_row<true>(moved, factor, all.rest_tangent, b, h, i, p.dv);
     if (threadIdx.x % WARP == 0)
         *all.mu.at<Acc>(b, h, i) = mu;
 }

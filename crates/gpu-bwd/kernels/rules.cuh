@@ -6,11 +6,11 @@ namespace theria {
 
 // Filled by `Rules::of` in parameters.rs. `data` is null of whatever a call has none of.
 struct Rules {
-    Forward forward; // its `out` and `lse` are what the forward saved
+    Forward forward; // its `out`, `lse` and `rest` are what the forward saved
     View q_tangent, k_tangent, v_tangent;
     Broadcast bias_tangent;
-    View out_tangent, mu; // made by the JVP
-    View g, g_tangent;    // cotangent of O, and its tangent
+    View out_tangent, mu, rest_tangent; // made by the JVP
+    View g, g_tangent;                  // cotangent of O, and its tangent
     void *statistics;     // a `Record` of each query of all heads
     int padded;           // records of a head
     int batch;
@@ -19,7 +19,11 @@ struct Rules {
     Broadcast dbias;      // the same: an axis that is summed over has stride 0
     int extents[4];       // of the bias
     int lanes;            // that work on one entry of it: 1 or 32
+    int turn_count;       // counters of a head in `turns`
+    void *turn_rows;      // sums of dQ in f32, where blocks of keys take turns at them
+    void *turns;          // whose turn it is: counters of all heads, zero before a sweep
 };
+static_assert(sizeof(Rules) == 888, "as on the host");
 
 // Whether dropout keeps a score. What becomes of four words is chosen from and not indexed: an index would put them into
 // memory.

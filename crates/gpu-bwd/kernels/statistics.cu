@@ -1,6 +1,7 @@
 // What backward and second order know of each query before they sweep.
 //
-// The light way reads outputs: δ = rowsum(G ∘ O), δ' = rowsum(G' ∘ O + G ∘ O'). It is as exact as O and O' are. The
+// The light way reads outputs: δ = rowsum(G ∘ O), δ' = rowsum(G' ∘ O + G ∘ O'). It is as exact as O and O' are, which
+// have what rounding took from them added where it was kept. The
 // other way sweeps along the keys,
 //
 //     Σ = rowsum(exp(S - lse))    factor = 1 / Σ    δ = rowsum(P ∘ dP) / Σ    δ' = rowsum(P' ∘ dP + P ∘ dP') / Σ
@@ -24,24 +25,28 @@ struct alignas(16) Chunk {
     E x[COUNT];
 };
 
-// This lane's part of Σ of products of two rows.
-static THERIA_DEVICE Acc part_of_dot(const View &a, const View &b, int batch, int h, int i, int width, bool vectors) {
+// This lane's part of Σ of products of two rows, the second with what rounding took from it.
+static THERIA_DEVICE Acc part_of_dot(const View &a, const View &b, const View &rest, int batch, int h, int i, int width,
+                                     bool vectors) {
     if (!a.data || !b.data)
         return 0;
     const E *x = a.at<E>(batch, h, i), *y = b.at<E>(batch, h, i);
+    const E *beside = rest.data ? rest.at<E>(batch, h, i) : nullptr;
     int lane = threadIdx.x % LANES;
     Acc sum = 0;
     if (vectors) {
 #pragma unroll 2
         for (int c = lane * Chunk::COUNT; c < width; c += LANES * Chunk::COUNT) {
             Chunk p = *reinterpret_cast<const Chunk *>(x + c), q = *reinterpret_cast<const Chunk *>(y + c);
+            Chunk r = beside ? *reinterpret_cast<const Chunk *>(beside + c) : Chunk{};
 #pragma unroll
             for (int n = 0; n < Chunk::COUNT; ++n)
-                sum += Element<E>::to_acc(p.x[n]) * Element<E>::to_acc(q.x[n]);
+                sum += Element<E>::to_acc(p.x[n]) * (Element<E>::to_acc(q.x[n]) + Element<E>::to_acc(r.x[n]));
         }
     } else {
         for (int c = lane; c < width; c += LANES)
-            sum += Element<E>::to_acc(x[c]) * Element<E>::to_acc(y[c]);
+            sum += Element<E>::to_acc(x[c]) *
+                   (Element<E>::to_acc(y[c]) + (beside ? Element<E>::to_acc(beside[c]) : Acc(0)));
     }
     return sum;
 }
@@ -95,10 +100,10 @@ extern "C" __global__ void __launch_bounds__(WARPS *WARP, 1) kernel(const __grid
     }
     Acc delta = 0, delta_tangent = 0;
     if (there && !sweeps) {
-        delta = part_of_dot(all.g, p.out, b, h, i, p.dv, p.vectors);
+        delta = part_of_dot(all.g, p.out, p.rest, b, h, i, p.dv, p.vectors);
         if (ORDER == 2)
-            delta_tangent = part_of_dot(all.g_tangent, p.out, b, h, i, p.dv, p.vectors) +
-                            part_of_dot(all.g, all.out_tangent, b, h, i, p.dv, p.vectors);
+            delta_tangent = part_of_dot(all.g_tangent, p.out, p.rest, b, h, i, p.dv, p.vectors) +
+                            part_of_dot(all.g, all.out_tangent, all.rest_tangent, b, h, i, p.dv, p.vectors);
     }
     made.delta() = sum_of_lanes(delta);
     delta_tangent = sum_of_lanes(delta_tangent);
@@ -133,4 +138,8 @@ extern "C" __global__ void __launch_bounds__(WARPS *WARP, 1) kernel(const __grid
     }
     if (lane % LANES == 0 && i < all.padded)
         *record_of(all, b, h, i) = made;
+    // Blocks of the sweep that comes next may take turns.
+    if (all.turns)
+        for (int n = place.tile * WARPS * WARP + threadIdx.x; n < all.turn_count; n += p.tiles * WARPS * WARP)
+            static_cast<unsigned *>(all.turns)[(long long)(b * all.heads + h) * all.turn_count + n] = 0;
 }

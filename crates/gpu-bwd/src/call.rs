@@ -17,7 +17,7 @@ const WARP: usize = 32;
 pub(crate) struct Call<'a, 'i, E: Element> {
     pub(crate) problem: &'a Problem,
     inputs: &'a Inputs<'i, Cuda, E>,
-    saved: [View; 2],
+    saved: [View; 3],
     /// Whether all rows that kernels copy are whole vectors.
     pub(crate) vectors: bool,
     own: Own,
@@ -39,10 +39,12 @@ impl<'a, 'i, E: Element> Call<'a, 'i, E> {
         let (cuda, shape) = (backend.storage(), problem.shape());
         operand(cuda, "out", Some(&saved.output), Some(shape.output()))?;
         operand(cuda, "lse", Some(&saved.lse), Some(shape.rows()))?;
+        operand(cuda, "out_rest", saved.rest.as_ref(), saved.rest.map(|_| shape.output()))?;
+        let rest = saved.rest.map_or_else(View::default, |rest| View::of(&rest));
         let mut call = Self {
             problem,
             inputs,
-            saved: [View::of(&saved.output), View::of(&saved.lse)],
+            saved: [View::of(&saved.output), View::of(&saved.lse), rest],
             vectors: true,
             own: Own {
                 statistics: workspace.address(),
@@ -56,6 +58,9 @@ impl<'a, 'i, E: Element> Call<'a, 'i, E> {
         call.copied(&inputs.k);
         call.copied(&inputs.v);
         call.copied(&saved.output);
+        if let Some(rest) = &saved.rest {
+            call.copied(rest);
+        }
         Ok(call)
     }
 
@@ -85,6 +90,10 @@ impl<'a, 'i, E: Element> Call<'a, 'i, E> {
         let shape = self.problem.shape();
         output(cuda, "out_tangent", &made.output, shape.output())?;
         output(cuda, "lse_tangent", &made.lse, shape.rows())?;
+        if let Some(rest) = &made.rest {
+            output(cuda, "out_tangent_rest", rest, shape.output())?;
+            self.own.rest_tangent = self.copied(rest);
+        }
         self.own.out_tangent = self.copied(&made.output);
         self.own.mu = View::of(&made.lse);
         Ok(self)
@@ -95,6 +104,10 @@ impl<'a, 'i, E: Element> Call<'a, 'i, E> {
         let shape = self.problem.shape();
         operand(cuda, "out_tangent", Some(&made.output), Some(shape.output()))?;
         operand(cuda, "lse_tangent", Some(&made.lse), Some(shape.rows()))?;
+        if let Some(rest) = &made.rest {
+            operand(cuda, "out_tangent_rest", Some(rest), Some(shape.output()))?;
+            self.own.rest_tangent = self.copied(rest);
+        }
         self.own.out_tangent = self.copied(&made.output);
         self.own.mu = View::of(&made.lse);
         Ok(self)

@@ -3,7 +3,7 @@
 
 use theria_gpu_fwd::forward::parameters::{Broadcast, Forward, View};
 
-const _: () = assert!(size_of::<Forward>() == 360 && size_of::<Rules>() == 808);
+const _: () = assert!(size_of::<Forward>() == 392 && size_of::<Rules>() == 888);
 
 /// The argument of every kernel of this crate.
 #[repr(C)]
@@ -25,6 +25,7 @@ pub(crate) struct Own {
     pub(crate) bias_tangent: Broadcast,
     pub(crate) out_tangent: View,
     pub(crate) mu: View,
+    pub(crate) rest_tangent: View,
     pub(crate) g: View,
     pub(crate) g_tangent: View,
     pub(crate) statistics: u64,
@@ -37,4 +38,7 @@ pub(crate) struct Own {
     pub(crate) dbias: Broadcast,
     pub(crate) extents: [i32; 4],
     pub(crate) lanes: i32,
+    pub(crate) turn_count: i32,
+    pub(crate) turn_rows: u64,
+    pub(crate) turns: u64,
 }

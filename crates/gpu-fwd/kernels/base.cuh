@@ -101,6 +101,11 @@ template <> struct Element<bf16> {
     }
 };
 
+// What rounding takes from a sum, rounded in its turn.
+template <class E> THERIA_DEVICE E rest_of(typename Element<E>::Acc x) {
+    return Element<E>::from_acc(x - Element<E>::to_acc(Element<E>::from_acc(x)));
+}
+
 // exp, log and infinity in the type of sums.
 THERIA_DEVICE float exp_of(float x) { return expf(x); }
 THERIA_DEVICE double exp_of(double x) { return exp(x); }

@@ -8,7 +8,8 @@ namespace theria {
 struct Forward {
     View q, k, v;
     View out;
-    View lse; // in the type of sums
+    View lse;  // in the type of sums
+    View rest; // what rounding took from `out`; null where it is not kept
     Score score;
     int d, dv;
     int vectors;     // whether rows of q, k, v and out start on 16 bytes and are whole vectors
@@ -21,7 +22,7 @@ struct Forward {
 
 // The host has the same structs: parameters.rs asserts the same numbers.
 static_assert(sizeof(View) == 32 && sizeof(Broadcast) == 40 && sizeof(Divisor) == 12, "as on the host");
-static_assert(sizeof(Score) == 136 && sizeof(Forward) == 360, "as on the host");
+static_assert(sizeof(Score) == 136 && sizeof(Forward) == 392, "as on the host");
 
 // What the two kernels of `cuda-fast` are given. Filled by `Fast::of` in parameters.rs.
 struct Fast {
@@ -29,7 +30,7 @@ struct Fast {
     View weights;  // z ∘ P of each row against the maximum of the row, with room for M in whole sixteens
     View rows;     // the maximum and l of each row, in f32
 };
-static_assert(sizeof(Fast) == 424, "as on the host");
+static_assert(sizeof(Fast) == 456, "as on the host");
 
 // Where a block works: a tile of rows of one head.
 //

@@ -153,5 +153,11 @@ extern "C" __global__ void __launch_bounds__(WARPS *WARP, 1) kernel(const __grid
         for (int c = 0; c < COLUMNS; ++c)
             if (lane + c * WARP < p.dv)
                 p.out.at<E>(b, h, i)[lane + c * WARP] = Element<E>::from_acc(out[r][c] * weight);
+        if (!p.rest.data)
+            continue;
+#pragma unroll
+        for (int c = 0; c < COLUMNS; ++c)
+            if (lane + c * WARP < p.dv)
+                p.rest.at<E>(b, h, i)[lane + c * WARP] = rest_of<E>(out[r][c] * weight);
     }
 }

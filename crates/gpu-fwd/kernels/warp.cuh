@@ -37,6 +37,9 @@ using QueryTile = Tile<Math, BLOCK_ROWS, D>;
 using KeyTile = Tile<Math, STAGE_KEYS, D>;
 using ValueTile = Tile<Math, STAGE_KEYS, DV>;
 
+// Whether O is rounded to be saved, so that there is something to keep beside it.
+constexpr bool ROUNDS = sizeof(E) == 2;
+
 // Sums of a warp's rows.
 using Sums = Piece[ROW_TILES][DV / 8];
 
@@ -45,8 +48,10 @@ struct State {
     Sums out;
     float top[ROW_TILES][2]; // the score that exponents are taken against; -inf until a key is seen
     float sum[ROW_TILES][2]; // of the columns of this lane
+    // Of P as it is multiplied, where rests are kept: the first and the third number, whole in every lane.
+    Piece rounded[ROW_TILES];
 
-    THERIA_DEVICE State() : out{}, sum{} {
+    THERIA_DEVICE State() : out{}, sum{}, rounded{} {
 #pragma unroll
         for (int r = 0; r < ROW_TILES; ++r)
             top[r][0] = top[r][1] = -infinity();
@@ -336,6 +341,10 @@ static THERIA_DEVICE bool refer(State &state, const Scores &s, float factor) {
             plain = plain && top != -infinity() && !Reference(top, factor).large();
             state.top[r][half] = top;
             state.sum[r][half] *= shrink;
+            if (ROUNDS) {
+                state.rounded[r].x[2 * half] *= shrink;
+                state.rounded[r].x[2 * half + 1] *= shrink;
+            }
 #pragma unroll
             for (int n = 0; n < DV / 8; ++n) {
                 state.out[r][n].x[2 * half] *= shrink;
@@ -369,6 +378,18 @@ static THERIA_DEVICE void add_sums(State &state, const Scores &s) {
                 state.sum[r][half] += s[r][n].x[2 * half] + s[r][n].x[2 * half + 1];
 }
 
+// The same of P as it is multiplied: rounded. O is a mean of values only with their own weights, and what is kept
+// beside it is smaller than what another sum would be off.
+static THERIA_DEVICE void add_rounded_sums(State &state, const Scores &s) {
+    if constexpr (ROUNDS) {
+#pragma unroll
+        for (int k = 0; k < STEP / Math::K; ++k)
+#pragma unroll
+            for (int r = 0; r < ROW_TILES; ++r)
+                Math::multiply(state.rounded[r], Math::from_pieces(&s[r][k * Math::PIECES]), Math::ones());
+    }
+}
+
 // z ∘ P: what dropout drops is zero. The factor of what it keeps comes at the end.
 static THERIA_DEVICE void drop(Scores &s, const Forward &p, const Rows &at, int key0) {
     if (MASKING != EVERYTHING || p.score.threshold == 0)
@@ -392,7 +413,8 @@ static THERIA_DEVICE void drop(Scores &s, const Forward &p, const Rows &at, int 
 THERIA_DEVICE constexpr int group_of(int piece) { return piece / ((DV / 16 + KEY_GROUPS - 1) / KEY_GROUPS * 2); }
 
 // Rows of a warp, each times its weight, by way of shared memory of theirs: whole vectors go out where they can.
-// Each key group brings its columns, and writes its share of the rows.
+// Each key group brings its columns, and writes its share of the rows. REST: what rounding takes from them.
+template <bool REST = false>
 static THERIA_DEVICE void put(const Sums &out, const float (&weight)[ROW_TILES][2], unsigned memory, const View &to,
                               int width, const Forward &p, const Rows &at, int group = 0) {
     using OutTile = Tile<Math, WARP_ROWS, DV>;
@@ -404,10 +426,12 @@ static THERIA_DEVICE void put(const Sums &out, const float (&weight)[ROW_TILES][
         for (int half = 0; half < 2; ++half)
 #pragma unroll
             for (int n = 0; n < DV / 8; ++n)
-                if (group_of(n) == group)
-                    Math::store_pair(OutTile::at(memory, 16 * r + 8 * half + lane / 4, 8 * n + 2 * (lane % 4)),
-                                     out[r][n].x[2 * half] * weight[r][half],
-                                     out[r][n].x[2 * half + 1] * weight[r][half]);
+                if (group_of(n) == group) {
+                    float2 x = {out[r][n].x[2 * half] * weight[r][half], out[r][n].x[2 * half + 1] * weight[r][half]};
+                    if (REST)
+                        x = Math::rest_of(x.x, x.y);
+                    Math::store_pair(OutTile::at(memory, 16 * r + 8 * half + lane / 4, 8 * n + 2 * (lane % 4)), x.x, x.y);
+                }
     if (KEY_GROUPS == 1)
         __syncwarp();
     else
@@ -417,7 +441,8 @@ static THERIA_DEVICE void put(const Sums &out, const float (&weight)[ROW_TILES][
                                  p.vectors);
 }
 
-// O and lse of a warp's rows.
+// O and lse of a warp's rows, and what rounding takes from O where it is kept.
+template <bool BESIDE = true>
 static THERIA_DEVICE void write(const State &state, unsigned memory, const Forward &p, const Rows &at, int group = 0) {
     int lane = threadIdx.x % WARP;
     float weight[ROW_TILES][2];
@@ -452,7 +477,8 @@ static THERIA_DEVICE void write(const State &state, unsigned memory, const Forwa
         for (int half = 0; half < 2; ++half) {
             unsigned bit = 1 << (2 * r + half);
             float lse = Reference(state.top[r][half], factor).lse(sum[r][half], factor);
-            weight[r][half] = __fdividef(float(p.score.kept), sum[r][half]);
+            float whole = ROUNDS && BESIDE && p.rest.data ? state.rounded[r].x[2 * half] : sum[r][half];
+            weight[r][half] = __fdividef(float(p.score.kept), whole);
             if (empty & bit) {
                 lse = lost & bit ? not_a_number() : -infinity();
                 weight[r][half] = lost & bit ? not_a_number() : 0;
@@ -462,6 +488,13 @@ static THERIA_DEVICE void write(const State &state, unsigned memory, const Forwa
             lse_at += 8 * p.lse.row;
         }
     put(state.out, weight, memory, p.out, p.dv, p, at, group);
+    if (p.rest.data) {
+        if (KEY_GROUPS == 1)
+            __syncwarp();
+        else
+            __syncthreads();
+        put<true>(state.out, weight, memory, p.rest, p.dv, p, at, group);
+    }
 }
 
 } // namespace theria

@@ -263,7 +263,7 @@ impl Call {
             cuda.upload(&numbers(layout, |n| (n % 5) as f32 / 4.0)).unwrap()
         };
         let new = |shape| cuda.allocate(Layout::contiguous(shape).unwrap()).unwrap();
-        let saved = Saved { output: new(shape.output()), lse: new(shape.rows()) };
+        let saved = Saved { output: new(shape.output()), lse: new(shape.rows()), rest: None };
         Self { problem, q: tensor(shape.q()), k: tensor(shape.k()), v: tensor(shape.v()), saved }
     }
 

@@ -71,6 +71,10 @@ impl<E: Element, B: Attention<E>> Attention<E> for Opaque<B> {
         }
     }
 
+    fn keeps_rest(&self, problem: &Problem) -> bool {
+        self.inner.keeps_rest(problem)
+    }
+
     fn forward_kernel(
         &self,
         problem: &Problem,

@@ -32,7 +32,7 @@ fn views<T: Element>([q, k, v]: &[Tensor<T>; 3]) -> Inputs<'_, Host, T> {
 }
 
 fn saved_of<T: Element<Acc = f32>>(saved: &SavedView<'_, Host, f32>) -> Result<SavedTensor<Host, T>> {
-    Ok(Saved { output: rounded(saved.output)?, lse: saved.lse.to_tensor() })
+    Ok(Saved { output: rounded(saved.output)?, lse: saved.lse.to_tensor(), rest: None })
 }
 
 fn saved_back<T: Element<Acc = f32>>(
@@ -40,6 +40,10 @@ fn saved_back<T: Element<Acc = f32>>(
     mut to: SavedViewMut<'_, Host, f32>,
 ) -> Result<()> {
     back(&made.output, to.output)?;
+    // What comes back of 16 bits is not rounded to f32.
+    if let Some(mut rest) = to.rest {
+        rest.fill(0.0);
+    }
     to.lse.copy_from(made.lse.view())
 }
 

@@ -7,7 +7,7 @@ use crate::judge::Magnitudes;
 use crate::{Problem, Rule};
 
 use Optional::{
-    BiasGradient, BiasTangent, CotangentTangent, FirstOrder, KeyTangent, QueryTangent, ValueTangent,
+    BiasGradient, BiasTangent, CotangentTangent, FirstOrder, KeyTangent, QueryTangent, Rest, ValueTangent,
 };
 
 /// What a call may leave out.
@@ -27,6 +27,8 @@ pub enum Optional {
     FirstOrder,
     /// dBias and dBias′.
     BiasGradient,
+    /// What rounding took from O and O′, which rules make and start from.
+    Rest,
 }
 
 impl Optional {
@@ -37,13 +39,14 @@ impl Optional {
             QueryTangent | KeyTangent | ValueTangent => second || rule == Rule::Jvp,
             BiasTangent => (second || rule == Rule::Jvp) && problem.bias().is_some(),
             CotangentTangent | FirstOrder => second,
+            Rest => true,
             BiasGradient => (second || rule == Rule::Backward) && problem.bias().is_some(),
         }
     }
 
     /// Whether it is given, not made: leaving it out changes the result.
     fn is_operand(self) -> bool {
-        !matches!(self, FirstOrder | BiasGradient)
+        !matches!(self, FirstOrder | BiasGradient | Rest)
     }
 }
 
@@ -71,7 +74,7 @@ impl Form {
     pub const EVERYTHING: Self = Self { at_scale: true, ..form("everything", &[]) };
 
     /// All forms. Where two come to the same call, the first one stands for both.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::EVERYTHING,
         form("no direction", &[QueryTangent, KeyTangent, ValueTangent, BiasTangent]),
         form(
@@ -92,6 +95,7 @@ impl Form {
         Self { at_scale: true, ..form("no G′", &[CotangentTangent]) },
         Self { at_scale: true, ..form("first order not wanted", &[FirstOrder]) },
         form("dBias not wanted", &[BiasGradient]),
+        Self { at_scale: true, ..form("no rests", &[Rest]) },
         Self { strided: true, at_scale: true, ..form("strided statistics", &[]) },
     ];
 
@@ -136,7 +140,7 @@ impl Form {
                 ValueTangent => of_everything.v_tangent = 0.0,
                 BiasTangent => of_everything.bias_tangent = 0.0,
                 CotangentTangent => of_everything.dout_tangent = 0.0,
-                FirstOrder | BiasGradient => {}
+                FirstOrder | BiasGradient | Rest => {}
             }
         }
         of_everything
@@ -174,14 +178,15 @@ mod tests {
     fn every_rule_is_called_in_the_forms_that_it_can_tell_apart() {
         let plain = Problem::builder(DType::F64).lengths(3, 4).head_dims(5, 6).build().unwrap();
         let biased = plain.to_builder().bias([1, 1, 3, 4]).build().unwrap();
-        let memory = ["everything", "strided statistics"];
+        let memory = ["everything", "no rests", "strided statistics"];
         assert_eq!(names(Rule::Forward, &biased), memory);
         assert_eq!(names(Rule::Backward, &plain), memory);
-        assert_eq!(names(Rule::Backward, &biased), ["everything", "dBias not wanted", "strided statistics"]);
+        let of_bias = ["everything", "dBias not wanted", "no rests", "strided statistics"];
+        assert_eq!(names(Rule::Backward, &biased), of_bias);
         let directions = ["everything", "no direction", "only Q′, no G′", "only K′", "only V′, no G′"];
         assert_eq!(names(Rule::Jvp, &plain)[..5], directions);
-        assert_eq!(names(Rule::Jvp, &plain)[5..], ["strided statistics"]);
-        assert_eq!(names(Rule::Jvp, &biased)[5..], ["only bias′", "strided statistics"]);
+        assert_eq!(names(Rule::Jvp, &plain)[5..], ["no rests", "strided statistics"]);
+        assert_eq!(names(Rule::Jvp, &biased)[5..], ["only bias′", "no rests", "strided statistics"]);
         assert_eq!(names(Rule::SecondOrder, &plain).len(), Form::ALL.len() - 2);
         assert_eq!(names(Rule::SecondOrder, &biased).len(), Form::ALL.len());
     }
@@ -192,7 +197,12 @@ mod tests {
         for form in Form::ALL {
             let asked = form.with_the_same_operands(Rule::SecondOrder, &problem);
             assert_eq!(form.magnitudes(ones()), asked.magnitudes(ones()), "{}", form.name);
-            assert!(!asked.strided && !asked.leaves_out(FirstOrder) && !asked.leaves_out(BiasGradient));
+            assert!(
+                !asked.strided
+                    && !asked.leaves_out(FirstOrder)
+                    && !asked.leaves_out(Rest)
+                    && !asked.leaves_out(BiasGradient)
+            );
         }
     }
 }

@@ -22,6 +22,7 @@ mod data;
 mod form;
 mod outputs;
 mod report;
+mod rests;
 mod run;
 mod stage;
 

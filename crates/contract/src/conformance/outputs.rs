@@ -4,7 +4,11 @@ use crate::judge::{Comparison, Output, compare};
 use crate::{Attention, Element, Qkv, Result, SavedTensor, Storage, Tensor};
 
 /// The outputs of one rule.
-pub(super) type Outputs<E> = Vec<(Output, Made<E>)>;
+pub(super) struct Outputs<E: Element> {
+    pub(super) tensors: Vec<(Output, Made<E>)>,
+    /// What rounding took from the first of them, where the call had a place for it.
+    pub(super) rest: Option<Tensor<E>>,
+}
 
 /// A tensor in the element type, or a row statistic in the accumulation type.
 pub(super) enum Made<E: Element> {
@@ -44,10 +48,12 @@ pub(super) fn of_saved<E: Element, B: Attention<E>>(
     saved: &SavedTensor<B::Storage, E>,
 ) -> Result<Outputs<E>> {
     let storage = backend.storage();
-    Ok(vec![
+    let tensors = vec![
         (names[0], Made::Element(storage.download(B::Storage::view(&saved.output))?)),
         (names[1], Made::Statistic(storage.download(B::Storage::view(&saved.lse))?)),
-    ])
+    ];
+    let rest = saved.rest.as_ref().map(|rest| storage.download(B::Storage::view(rest))).transpose()?;
+    Ok(Outputs { tensors, rest })
 }
 
 /// The gradients that were wanted.
@@ -57,12 +63,13 @@ pub(super) fn of_gradients<E: Element, B: Attention<E>>(
     gradients: &Qkv<<B::Storage as Storage>::Tensor<E>>,
 ) -> Result<Outputs<E>> {
     let tensors = [Some(&gradients.q), Some(&gradients.k), Some(&gradients.v), gradients.bias.as_ref()];
-    names
+    let tensors: Result<Vec<_>> = names
         .into_iter()
         .zip(tensors)
         .filter_map(|(name, tensor)| Some((name, tensor?)))
         .map(|(name, tensor)| {
             Ok((name, Made::Element(backend.storage().download(B::Storage::view(tensor))?)))
         })
-        .collect()
+        .collect();
+    Ok(Outputs { tensors: tensors?, rest: None })
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::outputs::Outputs;
+use super::rests;
 use super::stage::{Absent, Stage, starts_from};
 use super::{Case, CaseData, Form, Outcome, Report, Verdict, standard_cases};
 use crate::judge::{self, Magnitudes, Output};
@@ -70,7 +71,7 @@ impl Suite {
 fn magnitudes<E: Element, O: Attention<f64>>(data: &CaseData<E>, trusted: &Stage<'_, f64, O>) -> Magnitudes {
     let mut magnitudes = data.magnitudes();
     if let Ok(forward) = trusted.run(Rule::Forward, &Form::EVERYTHING, 0) {
-        let out = judge::rms(forward[0].1.to_f64().view());
+        let out = judge::rms(forward.tensors[0].1.to_f64().view());
         magnitudes.concentration = Magnitudes::concentration_of(out, magnitudes.v);
     }
     magnitudes
@@ -201,8 +202,9 @@ impl<E: Element, B: Attention<E>, O: Attention<f64>> Trial<'_, E, B, O> {
         report: &mut Report,
     ) {
         let magnitudes = form.magnitudes(self.magnitudes);
-        for (place, (output, made)) in outputs.iter().enumerate() {
-            let wanted = reference.iter().find(|(name, _)| name == output).map(|(_, wanted)| wanted.to_f64());
+        for (place, (output, made)) in outputs.tensors.iter().enumerate() {
+            let wanted = reference.tensors.iter().find(|(name, _)| name == output);
+            let wanted = wanted.map(|(_, wanted)| wanted.to_f64());
             let Some(wanted) = wanted else {
                 let reason = format!("cannot be judged, the oracle makes no {}", output.name());
                 report.outcomes.push(self.row.failed::<E>(form, reason));
@@ -211,21 +213,31 @@ impl<E: Element, B: Attention<E>, O: Attention<f64>> Trial<'_, E, B, O> {
             let natural = magnitudes.natural_size(&self.data.problem, *output);
             let comparison = made.compare(&wanted, natural);
             let mut outcome = self.row.outcome::<E>(form, Some(*output), comparison.error);
-            let repeated = again.is_none_or(|again| made.same_bits(&again[place].1));
+            let repeated = again.is_none_or(|again| made.same_bits(&again.tensors[place].1));
+            let rest = outputs.rest.as_ref().filter(|_| place == 0);
+            let rest = rest.and_then(|rest| rests::wrong(rest, &made.to_f64(), &wanted));
             let wrong = if outcome.error > outcome.bound {
                 Some(format!("largest at {:?}", comparison.at))
             } else if natural == 0.0 && is_zero(&wanted) && !is_zero(&made.to_f64()) {
                 Some("not exactly zero, though every term of it has a factor that is".into())
-            } else if !repeated {
+            } else if !repeated || again.is_some_and(|again| !same_rest(outputs, again)) {
                 Some("another result when repeated".into())
             } else {
-                None
+                rest
             };
             if let Some(reason) = wrong {
                 (outcome.verdict, outcome.reason) = (Verdict::Failed, reason);
             }
             report.outcomes.push(outcome);
         }
+    }
+}
+
+fn same_rest<E: Element>(a: &Outputs<E>, b: &Outputs<E>) -> bool {
+    match (&a.rest, &b.rest) {
+        (Some(a), Some(b)) => a.bytes() == b.bytes(),
+        (None, None) => true,
+        _ => false,
     }
 }
 

@@ -172,7 +172,7 @@ impl<'a, E: Element, B: Attention<E>> Stage<'a, E, B> {
         let mut outputs = of_gradients(self.backend, names, &tangent)?;
         if let Some(first) = &first {
             let names = [Output::Dq, Output::Dk, Output::Dv, Output::Dbias];
-            outputs.extend(of_gradients(self.backend, names, first)?);
+            outputs.tensors.extend(of_gradients(self.backend, names, first)?.tensors);
         }
         Ok(outputs)
     }
@@ -262,6 +262,11 @@ impl<'a, E: Element, B: Attention<E>> Stage<'a, E, B> {
         Ok(Saved {
             output: poisoned(storage, output, shape.output())?,
             lse: poisoned(storage, lse, shape.rows())?,
+            rest: if form.leaves_out(Optional::Rest) {
+                None
+            } else {
+                Some(poisoned(storage, output, shape.output())?)
+            },
         })
     }
 

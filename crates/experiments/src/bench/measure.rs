@@ -137,7 +137,7 @@ mod tests {
             Primal(mut saved): Primal<SavedViewMut<'_, Host, f64>>,
             workspace: &mut Workspace,
         ) -> Result<()> {
-            let lent = theria_contract::Saved { output: saved.output.reborrow(), lse: saved.lse };
+            let lent = theria_contract::reborrow_saved::<Host, f64>(&mut saved);
             Dense::new().forward_kernel(problem, inputs, Primal(lent), workspace)?;
             (self.0)(saved.output);
             Ok(())

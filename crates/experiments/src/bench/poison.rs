@@ -1,6 +1,6 @@
 //! Outputs full of NaN: whatever a rule does not write shows.
 
-use theria_contract::{Attention, Element, Qkv, Result, Saved, SavedTensor, Storage, Tensor};
+use theria_contract::{Attention, Element, Problem, Qkv, Result, Saved, SavedTensor, Storage, Tensor};
 
 fn nan<S: Storage, T: Element>(storage: &S, shape: [usize; 4]) -> Result<S::Tensor<T>> {
     storage.upload(&Tensor::from_vec(vec![T::from_f64(f64::NAN); shape.iter().product()], shape)?)
@@ -9,10 +9,11 @@ fn nan<S: Storage, T: Element>(storage: &S, shape: [usize; 4]) -> Result<S::Tens
 /// Outputs of the forward rule or of the JVP.
 pub(super) fn saved<E: Element, A: Attention<E>>(
     backend: &A,
-    shape: theria_contract::Shape,
+    problem: &Problem,
 ) -> Result<SavedTensor<A::Storage, E>> {
-    let storage = backend.storage();
-    Ok(Saved { output: nan(storage, shape.output())?, lse: nan(storage, shape.rows())? })
+    let (storage, shape) = (backend.storage(), problem.shape());
+    let rest = backend.keeps_rest(problem).then(|| nan(storage, shape.output())).transpose()?;
+    Ok(Saved { output: nan(storage, shape.output())?, lse: nan(storage, shape.rows())?, rest })
 }
 
 /// Outputs of the backward rule or of the second order.

@@ -103,7 +103,7 @@ impl<'a, E: Element, A: Attention<E>> Stage<'a, E, A> {
             sets.push(set(backend, problem, rule, &Drawn::new(problem, rule, seed, number)?)?);
         }
         let outputs = match rule {
-            Rule::Forward | Rule::Jvp => Outputs::Saved(poison::saved(backend, problem.shape())?),
+            Rule::Forward | Rule::Jvp => Outputs::Saved(poison::saved(backend, problem)?),
             Rule::Backward | Rule::SecondOrder => {
                 Outputs::Gradients(poison::gradients(backend, problem.shape())?)
             }

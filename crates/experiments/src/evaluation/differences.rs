@@ -105,7 +105,11 @@ impl Attention<f64> for Differences {
         let forward = |inputs: &Inputs<'_, Host, f64>| Dense::new().forward(problem, Primal(inputs));
         let plus = at(inputs.0, &directions.0, STEP, forward)?.0;
         let minus = at(inputs.0, &directions.0, -STEP, forward)?.0;
-        let Saved { output, lse } = saved_tangent.0;
+        let Saved { output, lse, rest } = saved_tangent.0;
+        // Nothing is rounded to f64.
+        if let Some(mut rest) = rest {
+            rest.fill(0.0);
+        }
         difference(&plus.output, &minus.output, output)?;
         difference(&plus.lse, &minus.lse, lse)
     }

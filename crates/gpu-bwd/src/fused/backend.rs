@@ -172,6 +172,10 @@ impl<E: Element> Attention<E> for CudaFused {
         Attention::<E>::checks(&self.forward)
     }
 
+    fn keeps_rest(&self, problem: &Problem) -> bool {
+        Attention::<E>::keeps_rest(&self.forward, problem)
+    }
+
     fn forward_kernel(
         &self,
         problem: &Problem,

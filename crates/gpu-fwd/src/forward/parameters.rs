@@ -9,8 +9,8 @@ use crate::storage::Address;
 
 const _: () = {
     assert!(size_of::<View>() == 32 && size_of::<Broadcast>() == 40 && size_of::<Divisor>() == 12);
-    assert!(size_of::<Score>() == 136 && size_of::<Forward>() == 360);
-    assert!(size_of::<Fast>() == 424);
+    assert!(size_of::<Score>() == 136 && size_of::<Forward>() == 392);
+    assert!(size_of::<Fast>() == 456);
 };
 
 /// A tensor whose last axis is contiguous: address, and strides in elements.
@@ -154,8 +154,9 @@ pub(super) fn packed_vectors(problem: &Problem) -> bool {
 pub(super) fn forward_tensors<'a, E: Element>(
     inputs: &'a Inputs<'_, Cuda, E>,
     saved: &'a SavedViewMut<'_, Cuda, E>,
-) -> [&'a dyn Address; 4] {
-    [&inputs.q, &inputs.k, &inputs.v, &saved.output]
+) -> impl Iterator<Item = &'a dyn Address> {
+    let each: [&dyn Address; 4] = [&inputs.q, &inputs.k, &inputs.v, &saved.output];
+    each.into_iter().chain(saved.rest.as_ref().map(|rest| rest as &dyn Address))
 }
 
 /// What the blocks of a launch go over: tiles of rows of heads.
@@ -222,6 +223,7 @@ pub struct Forward {
     v: View,
     out: View,
     lse: View,
+    rest: View,
     score: Score,
     d: i32,
     dv: i32,
@@ -234,11 +236,11 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// That of a call. `vectors` says whether all rows that a kernel copies are whole vectors.
+    /// That of a call, with what was saved and, all zero where there is none, its rest. `vectors` says whether all rows that a kernel copies are whole vectors.
     pub fn of<E: Element>(
         problem: &Problem,
         inputs: &Inputs<'_, Cuda, E>,
-        [out, lse]: [View; 2],
+        [out, lse, rest]: [View; 3],
         vectors: bool,
         grid: Grid,
     ) -> Self {
@@ -250,6 +252,7 @@ impl Forward {
             v: View::of(&inputs.v),
             out,
             lse,
+            rest,
             score: Score::of(problem, inputs),
             d: shape.d as i32,
             dv: shape.dv as i32,
@@ -270,7 +273,8 @@ impl Forward {
         grid: Grid,
     ) -> Self {
         let vectors = whole_vectors(size_of::<E>(), forward_tensors(inputs, saved));
-        Self::of(problem, inputs, [View::of(&saved.output), View::of(&saved.lse)], vectors, grid)
+        let rest = saved.rest.as_ref().map_or_else(View::default, View::of);
+        Self::of(problem, inputs, [View::of(&saved.output), View::of(&saved.lse), rest], vectors, grid)
     }
 }
 

@@ -20,7 +20,8 @@ pub(super) fn verify<E: Element>(
     call::<E>(backend, problem, Rule::Forward, inputs, workspace)?;
     let (cuda, shape) = (backend.storage(), problem.shape());
     output(cuda, "out", &saved.output, shape.output())?;
-    output(cuda, "lse", &saved.lse, shape.rows())
+    output(cuda, "lse", &saved.lse, shape.rows())?;
+    saved.rest.as_ref().map_or(Ok(()), |rest| output(cuda, "out_rest", rest, shape.output()))
 }
 
 /// What the operands of every rule are held to: the backend serves the problem, every shape and the element type are

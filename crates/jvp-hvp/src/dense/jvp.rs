@@ -42,7 +42,7 @@ where
             let v_tangent = matrix(v_tangent, index.batch, index.kv, index.keys);
             o_tangent += hadamard(p.as_ref(), z.as_ref()) * v_tangent;
         }
-        head::write(saved_tangent.output.reborrow(), index.batch, index.q, o_tangent.as_ref());
+        head::write_with_rest(&mut saved_tangent, index.batch, index.q, o_tangent.as_ref());
         for (i, mu) in mu.into_iter().enumerate() {
             saved_tangent.lse.set([index.batch, index.q, i, 0], mu);
         }

@@ -164,7 +164,7 @@ where
         let mut out = Target::<E>::new(saved_tangent.output, &mut arena);
         let mut mu = Target::<E::Acc>::new(saved_tangent.lse, &mut arena);
         rule.run(out.data(), mu.data(), &slots);
-        out.finish();
+        out.finish_with_rest(saved_tangent.rest);
         mu.finish();
         Ok(())
     }

@@ -5,7 +5,7 @@ use theria_contract::{
     SavedViewMut, SecondOrder, Support, Tangent, TensorView, TensorViewMut, Workspace,
 };
 use theria_reference::dense::GradientSums;
-use theria_reference::dense::head::{indices, write};
+use theria_reference::dense::head::{indices, write_with_rest};
 
 use super::Variant;
 use super::head::{Head, HeadGradients, ones};
@@ -132,7 +132,7 @@ impl Attention<f64> for Varied {
             let head = Head::new(terms, &problem, inputs, saved.lse, index);
             let along = head.direction(&directions);
             let output = faer::Scale(terms.jvp) * head.output_tangent(&along);
-            write(saved_tangent.output.reborrow(), index.batch, index.q, output.as_ref());
+            write_with_rest(&mut saved_tangent, index.batch, index.q, output.as_ref());
             for i in 0..problem.shape().t {
                 let lse = terms.jvp * head.lse_tangent(&along, i);
                 saved_tangent.lse.set([index.batch, index.q, i, 0], lse);

@@ -51,6 +51,8 @@ type Copies<M, const N: usize> = [Option<AttendedOf<M>>; N];
 struct Room<M: Machine> {
     lse: TensorOf<M>,
     mu: TensorOf<M>,
+    /// What rounding took from the result and from its tangent, where attention keeps it.
+    rests: [Option<AttendedOf<M>>; 2],
     /// Enough for every rule.
     workspace: Scratch<M>,
     /// Those of machines that needed less, which recordings of theirs name.
@@ -91,7 +93,7 @@ fn call<'a, M: Machine>(
     x: &[&'a TensorOf<M>],
     y: &'a TensorOf<M>,
     copies: &'a mut Copies<M, 4>,
-    lse: &'a TensorOf<M>,
+    (lse, rest): (&'a TensorOf<M>, &'a Option<AttendedOf<M>>),
 ) -> Result<(Inputs<'a, M::Storage, M::Attended>, Made<'a, M>)> {
     let [q, k, v, output] = copies;
     let inputs = Inputs::new(
@@ -99,7 +101,12 @@ fn call<'a, M: Machine>(
         machine.attended(x[1], k, true)?,
         machine.attended(x[2], v, true)?,
     );
-    Ok((inputs, Saved { output: machine.attended(y, output, true)?, lse: M::Storage::view(lse) }))
+    let saved = Saved {
+        output: machine.attended(y, output, true)?,
+        lse: M::Storage::view(lse),
+        rest: rest.as_ref().map(M::Storage::view),
+    };
+    Ok((inputs, saved))
 }
 
 /// Directions of the operands that move.
@@ -168,6 +175,11 @@ impl<M: Machine> Attention<M> {
         let all = Rule::ALL.iter().filter(|other| M::RECORDS || **other == rule);
         let bytes = all.map(|rule| of_rule(*rule)).max().unwrap_or(0);
         let statistic = || storage.allocate(Layout::contiguous(self.problem.shape().rows())?);
+        let keeps_rest = machine.attention().keeps_rest(&self.problem);
+        let rest = || {
+            let layout = Layout::heads_inside(self.problem.shape().output())?;
+            if keeps_rest { storage.allocate(layout).map(Some) } else { Ok(None) }
+        };
         let room = match self.room.take() {
             Some(room) if M::Storage::workspace_bytes(&room.workspace) >= bytes => room,
             Some(mut room) => {
@@ -178,6 +190,7 @@ impl<M: Machine> Attention<M> {
             None => Room {
                 lse: statistic()?,
                 mu: statistic()?,
+                rests: [rest()?, rest()?],
                 workspace: storage.workspace(bytes)?,
                 outgrown: Vec::new(),
                 spare: [None, None, None],
@@ -214,8 +227,11 @@ impl<M: Machine> Operation<M> for Attention<M> {
             machine.attended(x[1], k, false)?,
             machine.attended(x[2], v, false)?,
         );
-        let saved =
-            Saved { output: machine.attended_mut(y, output)?, lse: M::Storage::view_mut(&mut room.lse) };
+        let saved = Saved {
+            output: machine.attended_mut(y, output)?,
+            lse: M::Storage::view_mut(&mut room.lse),
+            rest: room.rests[0].as_mut().map(M::Storage::view_mut),
+        };
         machine.attention().forward_into(problem, Primal(&inputs), Primal(saved), &mut room.workspace)?;
         machine.take_attended(room.x[3].as_ref(), y)
     }
@@ -229,12 +245,14 @@ impl<M: Machine> Operation<M> for Attention<M> {
         y_tangent: &mut TensorOf<M>,
     ) -> Result<()> {
         let (problem, room) = self.ready(machine, Rule::Jvp)?;
-        let (inputs, saved) = call(machine, x, y, &mut room.x, &room.lse)?;
+        let [rest, rest_tangent] = &mut room.rests;
+        let (inputs, saved) = call(machine, x, y, &mut room.x, (&room.lse, rest))?;
         let (of_operands, of_result) = room.x_tangent.split_at_mut(3);
         let along = directions(machine, x_tangent, of_operands, false)?;
         let made = Saved {
             output: machine.attended_mut(y_tangent, &mut of_result[0])?,
             lse: M::Storage::view_mut(&mut room.mu),
+            rest: rest_tangent.as_mut().map(M::Storage::view_mut),
         };
         machine.attention().jvp_into(
             problem,
@@ -256,7 +274,7 @@ impl<M: Machine> Operation<M> for Attention<M> {
         into: &mut Into<'_, M>,
     ) -> Result<()> {
         let (problem, room) = self.ready(machine, Rule::Backward)?;
-        let (inputs, saved) = call(machine, x, y, &mut room.x, &room.lse)?;
+        let (inputs, saved) = call(machine, x, y, &mut room.x, (&room.lse, &room.rests[0]))?;
         let mut outputs = Outputs { into, spare: &mut room.spare, made: &mut room.made };
         machine.attention().backward_into(
             problem,
@@ -285,12 +303,14 @@ impl<M: Machine> Operation<M> for Attention<M> {
             return at.g_tangent.map_or(Ok(()), |g_tangent| self.pull(machine, at.x, at.y, g_tangent, into));
         };
         let (problem, room) = self.ready(machine, Rule::SecondOrder)?;
-        let (inputs, saved) = call(machine, at.x, at.y, &mut room.x, &room.lse)?;
+        let [rest, rest_tangent] = &room.rests;
+        let (inputs, saved) = call(machine, at.x, at.y, &mut room.x, (&room.lse, rest))?;
         let (of_operands, of_result) = room.x_tangent.split_at_mut(3);
         let along = directions(machine, at.x_tangent, of_operands, true)?;
         let pushed = Saved {
             output: machine.attended(y_tangent, &mut of_result[0], true)?,
             lse: M::Storage::view(&room.mu),
+            rest: rest_tangent.as_ref().map(M::Storage::view),
         };
         let [of_g, of_g_tangent] = &mut room.g;
         let g_tangent = at.g_tangent.map(|g| machine.attended(g, of_g_tangent, false)).transpose()?;

@@ -39,7 +39,7 @@ where
         let z = dropout_weights(problem, index);
         let o = hadamard(p.as_ref(), z.as_ref()) * v;
 
-        head::write(saved.output.reborrow(), index.batch, index.q, o.as_ref());
+        head::write_with_rest(&mut saved, index.batch, index.q, o.as_ref());
         for (i, lse) in lse.into_iter().enumerate() {
             saved.lse.set([index.batch, index.q, i, 0], lse);
         }

@@ -4,7 +4,9 @@
 //! is decided here, entry by entry; the rules only see matrices.
 
 use faer::{Mat, MatRef};
-use theria_contract::{Element, Host, Inputs, Problem, Result, TensorView, TensorViewMut, Visibility};
+use theria_contract::{
+    Element, Host, Inputs, Problem, Result, SavedViewMut, TensorView, TensorViewMut, Visibility,
+};
 
 use crate::Real;
 
@@ -41,18 +43,41 @@ where
 }
 
 /// Rounds a matrix into one head of a tensor, and writes zero to the rows beyond it.
-pub fn write<E: Element>(
-    mut view: TensorViewMut<'_, E>,
+pub fn write<E: Element>(view: TensorViewMut<'_, E>, batch: usize, head: usize, matrix: MatRef<'_, E::Acc>)
+where
+    E::Acc: Real,
+{
+    write_each(view, batch, head, matrix, E::from_acc);
+}
+
+/// The same, and what rounding takes into another place.
+pub fn write_with_rest<E: Element>(
+    saved: &mut SavedViewMut<'_, Host, E>,
     batch: usize,
     head: usize,
     matrix: MatRef<'_, E::Acc>,
 ) where
     E::Acc: Real,
 {
+    write(saved.output.reborrow(), batch, head, matrix);
+    if let Some(rest) = &mut saved.rest {
+        write_each(rest.reborrow(), batch, head, matrix, E::rest_of);
+    }
+}
+
+fn write_each<E: Element>(
+    mut view: TensorViewMut<'_, E>,
+    batch: usize,
+    head: usize,
+    matrix: MatRef<'_, E::Acc>,
+    element: impl Fn(E::Acc) -> E,
+) where
+    E::Acc: Real,
+{
     let [_, _, rows, columns] = view.shape();
     for i in 0..rows {
         for c in 0..columns {
-            let value = if i < matrix.nrows() { E::from_acc(matrix[(i, c)]) } else { E::default() };
+            let value = if i < matrix.nrows() { element(matrix[(i, c)]) } else { E::default() };
             view.set([batch, head, i, c], value);
         }
     }

@@ -147,7 +147,7 @@ where
         let mut out = Target::<E>::new(saved.output, &mut arena);
         let mut lse = Target::<E::Acc>::new(saved.lse, &mut arena);
         forward::run(problem, &operands, &policy, out.data(), lse.data(), &slots);
-        out.finish();
+        out.finish_with_rest(saved.rest);
         lse.finish();
         Ok(())
     }

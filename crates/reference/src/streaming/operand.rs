@@ -148,21 +148,34 @@ impl<'a, E: Operand> Target<'a, E> {
     }
 
     /// Rounds into the caller's memory.
-    #[allow(clippy::missing_panics_doc)] // the scratch has the size of the output
     pub fn finish(self) {
-        let Self::Scratch(data, mut out) = self else { return };
-        if out.layout().is_empty() {
-            return;
+        if let Self::Scratch(data, out) = self {
+            write(data, out, E::from_acc);
         }
-        let [batch, heads, rows, columns] = out.shape();
-        let mut sources = data.chunks(columns.max(1));
-        for b in 0..batch {
-            for h in 0..heads {
-                for i in 0..rows {
-                    let source = sources.next().expect("as many rows as the shape says");
-                    for (y, x) in out.row_mut(b, h, i).iter_mut().zip(source) {
-                        *y = E::from_acc(*x);
-                    }
+    }
+
+    /// The same, and what rounding takes into another place.
+    pub fn finish_with_rest(mut self, rest: Option<TensorViewMut<'_, E>>) {
+        if let Some(rest) = rest {
+            write(self.data(), rest, E::rest_of);
+        }
+        self.finish();
+    }
+}
+
+/// Packed memory into a tensor of as many elements, one by one.
+fn write<E: Operand>(data: &[E::Acc], mut out: TensorViewMut<'_, E>, element: impl Fn(E::Acc) -> E) {
+    if out.layout().is_empty() {
+        return;
+    }
+    let [batch, heads, rows, columns] = out.shape();
+    let mut sources = data.chunks(columns.max(1));
+    for b in 0..batch {
+        for h in 0..heads {
+            for i in 0..rows {
+                let source = sources.next().expect("as many rows as the shape says");
+                for (y, x) in out.row_mut(b, h, i).iter_mut().zip(source) {
+                    *y = element(*x);
                 }
             }
         }

@@ -89,11 +89,22 @@ pub enum Fault {
     SecondOrderWithoutJvp,
     /// Refuses the second order for another reason than it said.
     RefusesForAnotherReason,
+    /// What rounding took from O is not written.
+    RestUnwritten,
+    /// What rounding took from O has the wrong sign. Shows only in types that round, as the following ones do, so it
+    /// is one of [`Fault::OF_ROUNDING`].
+    RestNegated,
+    /// What rounding took from O is more than a rounding can take.
+    RestOfAnotherUnit,
+    /// What rounding took from O′ is not written.
+    TangentRestUnwritten,
+    /// What rounding took from O′ has the wrong sign.
+    TangentRestNegated,
 }
 
 impl Fault {
     /// All mistakes that show in any backend that supports every rule on every problem.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 41] = [
         Self::ScaledQueryGradient,
         Self::RepeatedValueGradient,
         Self::LastRowUnwritten,
@@ -133,7 +144,12 @@ impl Fault {
         Self::ClaimsSecondOrder,
         Self::SecondOrderWithoutJvp,
         Self::RefusesForAnotherReason,
+        Self::RestUnwritten,
+        Self::TangentRestUnwritten,
     ];
+
+    /// Mistakes that show in types whose results are rounded: f16 and bf16.
+    pub const OF_ROUNDING: [Self; 3] = [Self::RestNegated, Self::RestOfAnotherUnit, Self::TangentRestNegated];
 
     /// The first rule that is wrong with it: a backend without that rule cannot show it.
     pub fn rule(self) -> Rule {
@@ -151,7 +167,9 @@ impl Fault {
             | Self::ValueTangentIgnored
             | Self::BiasTangentIgnored
             | Self::TangentStridesIgnored
-            | Self::AbsentTangentTakenForPrimal => Rule::Jvp,
+            | Self::AbsentTangentTakenForPrimal
+            | Self::TangentRestUnwritten
+            | Self::TangentRestNegated => Rule::Jvp,
             Self::ScaledQueryGradientTangent
             | Self::SecondOrderIgnoresValueTangent
             | Self::CotangentTangentIgnored
@@ -208,6 +226,11 @@ impl Fault {
             Self::AbsentTangentTakenForPrimal => form.leaves_out(Optional::QueryTangent),
             Self::CotangentTangentIgnored => !form.leaves_out(Optional::CotangentTangent),
             Self::AbsentCotangentTangentTakenForCotangent => form.leaves_out(Optional::CotangentTangent),
+            Self::RestUnwritten
+            | Self::RestNegated
+            | Self::RestOfAnotherUnit
+            | Self::TangentRestUnwritten
+            | Self::TangentRestNegated => !form.leaves_out(Optional::Rest),
             Self::FirstOrderUnwritten => !form.leaves_out(Optional::FirstOrder),
             Self::TangentNeedsFirstOrder => form.leaves_out(Optional::FirstOrder),
             _ => true,

@@ -6,8 +6,8 @@ use super::Fault;
 use super::traces::{self, Before, packed};
 use crate::{
     Attention, Causal, Checks, Cotangent, Directions, Element, Error, Host, Inputs, Primal, Problem, Qkv,
-    Refusal, Result, Rule, Saved, SavedView, SavedViewMut, SecondOrder, Support, Tangent, Tensor, TensorView,
-    TensorViewMut, Workspace,
+    Refusal, Result, Rule, SavedView, SavedViewMut, SecondOrder, Support, Tangent, Tensor, TensorView,
+    TensorViewMut, Workspace, reborrow_saved,
 };
 
 /// A backend on the host with a mistake in it.
@@ -164,7 +164,7 @@ impl<E: Element, B: Attention<E, Storage = Host>> Attention<E> for Faulty<B> {
             garbage: workspace.arena().take::<u8>(1)[0],
             even: self.calls.get().is_multiple_of(2),
         };
-        let lent = Primal(Saved { output: saved.output.reborrow(), lse: saved.lse.reborrow() });
+        let lent = Primal(reborrow_saved::<Host, E>(&mut saved));
         let seen = inputs.map(|inputs| self.seen(inputs));
         self.inner.forward_kernel(&self.believed(problem), seen.as_ref(), lent, workspace)?;
         traces::in_saved(self.fault, problem, &before, &mut saved);
@@ -202,9 +202,7 @@ impl<E: Element, B: Attention<E, Storage = Host>> Attention<E> for Faulty<B> {
         workspace: &mut Workspace,
     ) -> Result<()> {
         let seen = inputs.map(|inputs| self.seen(inputs));
-        let lent = saved_tangent
-            .as_mut()
-            .map(|saved| Saved { output: saved.output.reborrow(), lse: saved.lse.reborrow() });
+        let lent = saved_tangent.as_mut().map(reborrow_saved::<Host, E>);
         self.inner.jvp_kernel(
             &self.believed(problem),
             seen.as_ref(),

@@ -22,6 +22,14 @@ pub(super) fn in_saved<E: Element>(
     before: &Before<E>,
     saved: &mut SavedViewMut<'_, Host, E>,
 ) {
+    if let Some(rest) = &mut saved.rest {
+        match fault {
+            Fault::RestUnwritten => unwrite(rest),
+            Fault::RestNegated => each(rest, |x| -x),
+            Fault::RestOfAnotherUnit => each(rest, |x| 4.0 * x),
+            _ => {}
+        }
+    }
     let [batch, heads, rows, columns] = saved.output.shape();
     for b in 0..batch {
         for h in 0..heads {
@@ -79,6 +87,14 @@ pub(super) fn in_saved_tangent<E: Element>(
             let shifted = Tensor::from_fn(output.shape(), |at| E::from_f64(output.at(at).to_f64() + 1e-20))?;
             saved_tangent.output.copy_from(shifted.view())
         }
+        Fault::TangentRestUnwritten => {
+            saved_tangent.rest.iter_mut().for_each(unwrite);
+            Ok(())
+        }
+        Fault::TangentRestNegated => {
+            saved_tangent.rest.iter_mut().for_each(|rest| each(rest, |x| -x));
+            Ok(())
+        }
         Fault::LseTangentZero => {
             saved_tangent.lse.fill(E::Acc::default());
             Ok(())
@@ -128,6 +144,12 @@ pub(super) fn in_second_order<E: Element>(
 /// As if nobody had written it: the suite's outputs hold NaN before.
 fn unwrite<E: Element>(gradient: &mut TensorViewMut<'_, E>) {
     gradient.fill(E::from_f64(f64::NAN));
+}
+
+fn each<E: Element>(tensor: &mut TensorViewMut<'_, E>, change: impl Fn(f64) -> f64) {
+    let right = tensor.view().to_tensor();
+    let changed = Tensor::from_fn(right.shape(), |at| E::from_f64(change(right.at(at).to_f64())));
+    changed.and_then(|changed| tensor.copy_from(changed.view())).expect("a tensor of the same shape");
 }
 
 fn scale<E: Element>(gradient: &mut TensorViewMut<'_, E>) -> Result<()> {

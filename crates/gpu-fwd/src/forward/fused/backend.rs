@@ -131,6 +131,11 @@ impl<E: Element> Attention<E> for CudaFused {
         self.checks
     }
 
+    /// In 16 bits O is too coarse for the rules that start from it.
+    fn keeps_rest(&self, problem: &Problem) -> bool {
+        problem.dtype().size() == 2
+    }
+
     fn forward_kernel(
         &self,
         problem: &Problem,
