@@ -48,7 +48,7 @@ pub(crate) fn kept<A: Any + Send + Sync, F: Fn(Cuda, Checks) -> A + 'static>(
 /// the order of their launches.
 pub fn forward_kernels(device: &Device, problem: &Problem) -> Vec<(&'static str, String)> {
     let cuda = || Cuda::new(device.clone());
-    let fused = CudaFused::new(cuda()).choice(problem).map(|instance| instance.kernel().name);
+    let fused = CudaFused::new(cuda()).kernel(problem);
     let fast =
         CudaFast::new(cuda()).choice(problem).map(|parts| parts.map(|part| part.kernel().name).join(", "));
     let reference = Some(ReferenceForward::of(problem).kernel().name);

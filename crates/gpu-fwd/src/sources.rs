@@ -11,6 +11,17 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("warp.cuh", include_str!("../kernels/warp.cuh")),
 ];
 
+/// Those, and what kernels of `sm_90a` stand on besides.
+pub const HOPPER_HEADERS: &[(&str, &str)] = &{
+    let mut all = [("hopper.cuh", include_str!("../kernels/hopper.cuh")); HEADERS.len() + 1];
+    let mut n = 0;
+    while n < HEADERS.len() {
+        all[n] = HEADERS[n];
+        n += 1;
+    }
+    all
+};
+
 /// The forward rule of `cuda-ref`.
 pub(crate) const REFERENCE_FORWARD: Source = Source {
     name: "reference_forward.cu",
@@ -21,6 +32,13 @@ pub(crate) const REFERENCE_FORWARD: Source = Source {
 /// The forward rule of `cuda-fused`, portable family.
 pub(crate) const FUSED_FORWARD: Source =
     Source { name: "fused_forward.cu", text: include_str!("../kernels/fused_forward.cu"), headers: HEADERS };
+
+/// The forward rule of `cuda-fused` on Hopper.
+pub(crate) const HOPPER_FORWARD: Source = Source {
+    name: "hopper_forward.cu",
+    text: include_str!("../kernels/hopper_forward.cu"),
+    headers: HOPPER_HEADERS,
+};
 
 /// The forward rule of `cuda-fast`: scores and softmax.
 pub(crate) const FAST_SCORES: Source =
@@ -36,7 +54,7 @@ mod tests {
 
     #[test]
     fn every_kernel_waits_for_the_launches_ahead_and_lets_the_next_one_start() {
-        for source in [REFERENCE_FORWARD, FUSED_FORWARD, FAST_SCORES, FAST_VALUES] {
+        for source in [REFERENCE_FORWARD, FUSED_FORWARD, HOPPER_FORWARD, FAST_SCORES, FAST_VALUES] {
             let kernel = &source.text[source.text.find("__global__").unwrap()..];
             for call in ["let_next_launch_start();", "await_launches_ahead("] {
                 assert_eq!(kernel.matches(call).count(), 1, "{}: {call}", source.name);

@@ -36,6 +36,16 @@ impl TensorMap {
     pub const NONE: Self = Self([0; 16]);
 }
 
+/// The argument of a kernel that moves tiles: the maps of its tensors, and after them what other kernels are given.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mapped<const N: usize, P> {
+    /// In the order of the kernel's own struct; [`TensorMap::NONE`] of what a call has none of.
+    pub maps: [TensorMap; N],
+    /// The rest.
+    pub given: P,
+}
+
 /// Where a tensor lies and how, whatever it is of: what a map is made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Located {
@@ -67,45 +77,58 @@ impl Located {
 }
 
 impl Device {
-    /// The map of a tensor in boxes of so many rows and 64 columns. `None` where the copy engine does not know it: an
-    /// address or a stride that is no whole number of sixteen bytes, a stride of zero, nothing in it, elements that are
-    /// not of 16 bits, or what the driver refuses.
+    /// The maps of tensors in boxes of so many rows and 64 columns; [`TensorMap::NONE`] in the place of one that is not
+    /// there. `None` where the copy engine does not know one of them: an address or a stride that is no whole number of
+    /// sixteen bytes, a stride of zero, nothing in it, elements that are not of 16 bits, or what the driver refuses.
     ///
     /// A map is numbers alone. Who launches a kernel with it vouches for the memory that it names.
-    pub fn tensor_map(&self, dtype: DType, tensor: Located, rows: u32) -> Result<Option<TensorMap>> {
+    pub fn tensor_maps<const N: usize>(
+        &self,
+        dtype: DType,
+        tensors: [Option<(Located, u32)>; N],
+    ) -> Result<Option<[TensorMap; N]>> {
         let element = match dtype {
             DType::Bf16 => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
             DType::F16 => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
             DType::F32 | DType::F64 => return Ok(None),
         };
-        let Some(strides) = tensor.strides().filter(|_| (1..=TALLEST).contains(&rows)) else {
-            return Ok(None);
-        };
-        let [batch, heads, length, columns] = tensor.layout.shape().map(|extent| extent as u64);
-        let (extents, sides) = ([columns, length, heads, batch], [PANEL, rows, 1, 1]);
-        let steps = [1_u32; 4];
         self.make_current()?;
-        let mut map = CUtensorMap { opaque: [0; 16] };
-        // SAFETY: the arrays have as many numbers as the map has axes, but for strides, of which there is one less; all of
-        // them and the map live during the call, which reads nothing of the tensor.
-        let outcome = unsafe {
-            sys::cuTensorMapEncodeTiled(
-                &raw mut map,
-                element,
-                extents.len() as u32,
-                tensor.address as *mut std::ffi::c_void,
-                extents.as_ptr(),
-                strides.as_ptr(),
-                sides.as_ptr(),
-                steps.as_ptr(),
-                CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-                CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
-                CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
-            )
-        };
-        Ok(outcome.result().is_ok().then_some(TensorMap(map.opaque)))
+        let mut maps = [TensorMap::NONE; N];
+        for (map, tensor) in maps.iter_mut().zip(tensors) {
+            let Some((tensor, rows)) = tensor else { continue };
+            let Some(made) = encoded(element, tensor, rows) else { return Ok(None) };
+            *map = made;
+        }
+        Ok(Some(maps))
     }
+}
+
+/// The map of a tensor. The context of its device is current.
+fn encoded(element: CUtensorMapDataType, tensor: Located, rows: u32) -> Option<TensorMap> {
+    let strides = tensor.strides().filter(|_| (1..=TALLEST).contains(&rows))?;
+    let [batch, heads, length, columns] = tensor.layout.shape().map(|extent| extent as u64);
+    let (extents, sides) = ([columns, length, heads, batch], [PANEL, rows, 1, 1]);
+    let steps = [1_u32; 4];
+    let mut map = CUtensorMap { opaque: [0; 16] };
+    // SAFETY: the arrays have as many numbers as the map has axes, but for strides, of which there is one less; all of them
+    // and the map live during the call, which reads nothing of the tensor.
+    let outcome = unsafe {
+        sys::cuTensorMapEncodeTiled(
+            &raw mut map,
+            element,
+            extents.len() as u32,
+            tensor.address as *mut std::ffi::c_void,
+            extents.as_ptr(),
+            strides.as_ptr(),
+            sides.as_ptr(),
+            steps.as_ptr(),
+            CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    };
+    outcome.result().is_ok().then_some(TensorMap(map.opaque))
 }
 
 #[cfg(test)]

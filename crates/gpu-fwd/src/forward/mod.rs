@@ -6,10 +6,12 @@
 //! | [`CudaFast`] | scores and softmax in one kernel, the product with the values in another, the weights stored between them: the classical half-way house |
 //! | [`CudaFused`] | one kernel, one sweep, nothing of size T×M: what one uses |
 //!
-//! Each takes its parameters from [`parameters`] and its kernel from a [`Spec`].
+//! Each takes its parameters from [`parameters`] and its kernel from a [`Spec`]. [`CudaFused`] has two families of
+//! kernels: portable ones, which serve every problem and device, and those of [`hopper`].
 
 mod fast;
 mod fused;
+pub mod hopper;
 pub mod parameters;
 mod reference;
 pub mod tuning;
@@ -59,5 +61,6 @@ pub fn refused_on_tensor_cores(problem: &Problem) -> Option<Refusal> {
 pub fn kernels(architecture: Architecture) -> Vec<KernelSpec> {
     let reference = ReferenceForward::all().map(|instance| instance.kernel());
     let fused = fused::all(architecture).into_iter().map(|instance| instance.kernel());
-    reference.chain(fast::all().map(|instance| instance.kernel())).chain(fused).collect()
+    let hopper = hopper::all(architecture).into_iter().map(|instance| instance.kernel());
+    reference.chain(fast::all().map(|instance| instance.kernel())).chain(fused).chain(hopper).collect()
 }

@@ -6,12 +6,15 @@ use theria_contract::{
 };
 
 use super::{Choice, FusedForward, Occasion};
+use crate::forward::hopper;
 use crate::forward::parameters::{Forward, Grid, forward_tensors, packed_vectors, whole_vectors};
 use crate::forward::verify::verify;
 use crate::forward::{Table, refused_on_tensor_cores};
-use crate::{Cuda, CudaWorkspace, Edit, Library};
+use crate::{Cuda, CudaWorkspace, Edit, Library, Spec as _};
 
 /// Fused attention on tensor cores.
+///
+/// Where there is a kernel for Hopper it serves a call, and else the portable one does: see [`hopper`].
 #[derive(Debug)]
 pub struct CudaFused {
     pub(super) cuda: Cuda,
@@ -19,6 +22,7 @@ pub struct CudaFused {
     pub(super) precision: Precision,
     pub(super) table: Table,
     pub(super) kernels: Library<FusedForward>,
+    hopper: Option<hopper::Family>,
 }
 
 impl CudaFused {
@@ -27,7 +31,15 @@ impl CudaFused {
         let device = cuda.device();
         let table = Table::of_user(device.name(), device.architecture());
         let kernels = Library::new(device.clone());
-        Self { cuda, checks: Checks::None, precision: Precision::F32, table, kernels }
+        let hopper = Some(hopper::Family::new(device.clone()));
+        Self { cuda, checks: Checks::None, precision: Precision::F32, table, kernels, hopper }
+    }
+
+    /// With portable kernels alone, whatever the device: for comparisons.
+    #[must_use]
+    pub fn with_portable_kernels(mut self) -> Self {
+        self.hopper = None;
+        self
     }
 
     /// With these choices over the shipped ones, in place of those that were measured on this device.
@@ -57,7 +69,9 @@ impl CudaFused {
     #[doc(hidden)]
     #[must_use]
     pub fn with_edit(mut self, edit: Edit) -> Self {
-        self.kernels = Library::edited(self.cuda.device().clone(), edit);
+        let device = self.cuda.device();
+        self.kernels = Library::edited(device.clone(), edit);
+        self.hopper = self.hopper.map(|_| hopper::Family::edited(device.clone(), edit));
         self
     }
 
@@ -76,10 +90,21 @@ impl CudaFused {
         self.occasion(problem, packed_vectors(problem))
     }
 
-    /// The kernel that serves a problem whose rows are whole vectors; `None` where none does.
-    pub fn choice(&self, problem: &Problem) -> Option<FusedForward> {
-        let occasion = self.occasion(problem, true)?;
-        Some(self.table.choice(occasion, self.cuda.device().architecture()).instance(occasion))
+    /// The name of the kernel that serves a problem whose tensors are packed, from [`Attention::allocate_saved`] where
+    /// they are made; `None` where none does.
+    pub fn kernel(&self, problem: &Problem) -> Option<String> {
+        let rest = keeps_rest(problem);
+        if let Some(choice) = self.hopper.as_ref().and_then(|family| family.choice(problem, rest)) {
+            return Some(choice.kernel().name);
+        }
+        let occasion = self.packed_occasion(problem)?;
+        let choice = self.table.choice(occasion, self.cuda.device().architecture());
+        Some(choice.instance(occasion).kernel().name)
+    }
+
+    /// Whether kernels for Hopper serve what they can.
+    pub fn has_hopper_kernels(&self) -> bool {
+        self.hopper.is_some()
     }
 
     /// Asks for the forward rule by this choice. The operands are those of the problem, on this device, and
@@ -104,11 +129,20 @@ impl CudaFused {
     }
 }
 
+/// In 16 bits O is too coarse for the rules that start from it.
+fn keeps_rest(problem: &Problem) -> bool {
+    problem.dtype().size() == 2
+}
+
 impl<E: Element> Attention<E> for CudaFused {
     type Storage = Cuda;
 
     fn name(&self) -> &'static str {
-        if self.precision == Precision::Tf32 { "cuda-fused-tf32" } else { "cuda-fused" }
+        match (self.precision, &self.hopper) {
+            (Precision::Tf32, _) => "cuda-fused-tf32",
+            (_, None) => "cuda-fused-portable",
+            _ => "cuda-fused",
+        }
     }
 
     fn storage(&self) -> &Cuda {
@@ -131,9 +165,8 @@ impl<E: Element> Attention<E> for CudaFused {
         self.checks
     }
 
-    /// In 16 bits O is too coarse for the rules that start from it.
     fn keeps_rest(&self, problem: &Problem) -> bool {
-        problem.dtype().size() == 2
+        keeps_rest(problem)
     }
 
     fn forward_kernel(
@@ -144,6 +177,11 @@ impl<E: Element> Attention<E> for CudaFused {
         workspace: &mut CudaWorkspace,
     ) -> Result<()> {
         verify::<E>(self, problem, inputs, &saved, workspace)?;
+        if let Some(family) = &self.hopper
+            && family.launch(problem, inputs, &saved)?
+        {
+            return Ok(());
+        }
         let vectors = whole_vectors(size_of::<E>(), forward_tensors(inputs, &saved));
         let Some(occasion) = self.occasion(problem, vectors) else {
             let reason = Refusal::ElementType(problem.dtype());

@@ -1,0 +1,204 @@
+//! The instances of `hopper_forward.cu`, and which one serves what.
+
+use theria_contract::{Precision, Problem};
+
+use super::suits;
+use crate::forward::parameters::{Forward, Grid};
+use crate::forward::{Load, Masking, Products};
+use crate::sources::HOPPER_FORWARD;
+use crate::{Architecture, KernelSpec, Mapped, Spec};
+
+/// Head dimensions that there are kernels for.
+const WIDTHS: [u32; 3] = [64, 128, 256];
+const WARPGROUP: u32 = 128;
+/// Rows of a product of a warpgroup.
+const TILE: u32 = 64;
+/// Rows of a box in which O and its rest leave: those of a warp.
+const WRITTEN: u32 = 16;
+
+/// What the kernel is given beside maps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tiled {
+    /// What every forward kernel is given.
+    pub(super) forward: Forward,
+    /// Tiles of all heads. A block takes every so-many-th of them, as many as there are blocks.
+    pub(super) tiles: i32,
+}
+
+const _: () = assert!(size_of::<Mapped<5, Tiled>>() == 1088);
+
+/// How the work is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Cut {
+    /// Keys of a step.
+    keys: u32,
+    /// Steps whose keys and values are in shared memory.
+    stages: u32,
+    /// Warpgroups that multiply.
+    groups: u32,
+    /// Tiles of 64 rows of one of them.
+    tiles: u32,
+    /// Whether warpgroups take turns at the tensor cores.
+    turns: bool,
+    /// Whether O leaves by way of memory of its own, and not by that of Q.
+    apart: bool,
+    /// Whether both warpgroups have the same rows, and every second step each.
+    split: bool,
+}
+
+/// `[keys, stages, groups, tiles]`, turns, apart.
+const fn cut([keys, stages, groups, tiles]: [u32; 4], turns: bool, apart: bool) -> Cut {
+    Cut { keys, stages, groups, tiles, turns, apart, split: false }
+}
+
+/// The shipped cut. FEW: too few rows to fill the device with the largest blocks.
+fn shipped(d: u32, few: bool) -> Cut {
+    match (d, few) {
+        (64, false) => cut([128, 2, 2, 2], false, false),
+        (64, true) | (128, _) => cut([128, 2, 2, 1], true, false),
+        _ => cut([80, 2, 2, 1], true, false),
+    }
+}
+
+/// An instance of `hopper_forward.cu`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HopperForward {
+    products: Products,
+    d: u32,
+    /// Whether there are causal masks or windows.
+    intervals: bool,
+    /// Whether what rounding takes from O is written.
+    rest: bool,
+    cut: Cut,
+}
+
+impl HopperForward {
+    /// The instance for a problem on a device with this many multiprocessors, wherever its tensors lie.
+    pub(super) fn of(
+        problem: &Problem,
+        rest: bool,
+        architecture: Architecture,
+        multiprocessors: u32,
+    ) -> Option<Self> {
+        let (d, products) = (problem.shape().d as u32, Products::of(problem.dtype(), Precision::F32)?);
+        suits(problem, architecture, &WIDTHS).then(|| Self {
+            products,
+            d,
+            intervals: Masking::of(problem, true) == Masking::Intervals,
+            rest,
+            cut: shipped(d, Load::of(problem, multiprocessors) == Load::Few),
+        })
+    }
+
+    /// Rows of a block.
+    fn rows(&self) -> u32 {
+        let Cut { groups, tiles, split, .. } = self.cut;
+        if split { TILE } else { TILE * groups * tiles }
+    }
+
+    /// What the boxes of Q, K, V, O and its rest have of rows.
+    pub(super) fn boxes(&self) -> [u32; 5] {
+        [self.rows(), self.cut.keys, self.cut.keys, WRITTEN, WRITTEN]
+    }
+
+    /// The tiles of a problem.
+    pub(super) fn grid(&self, problem: &Problem) -> Grid {
+        Grid::of_queries(problem, self.rows() as usize, if self.intervals { 16 } else { 1 })
+    }
+
+    /// Blocks of a launch with so many tiles. Tiles of one length are handed out to as many blocks as run at once; others
+    /// to whichever block is done.
+    pub(super) fn blocks(&self, tiles: usize, multiprocessors: u32) -> usize {
+        if self.intervals { tiles } else { tiles.min(multiprocessors as usize) }
+    }
+
+    /// Bytes of shared memory of a block: queries, stages of keys and values, a column of ones, barriers.
+    fn shared_bytes(&self) -> u32 {
+        let Cut { keys, stages, apart, .. } = self.cut;
+        let ones = if self.rest { 1024 } else { 0 };
+        2 * self.d * self.rows() * (1 + u32::from(apart)) + 4 * self.d * keys * stages + ones + 256
+    }
+}
+
+/// Every instance that a call can come to.
+pub(in crate::forward) fn all(architecture: Architecture) -> Vec<HopperForward> {
+    let mut all = Vec::new();
+    if architecture != Architecture::SM_90A {
+        return all;
+    }
+    for products in [Products::Bf16, Products::F16] {
+        for (d, few) in WIDTHS.into_iter().flat_map(|d| [(d, true), (d, false)]) {
+            for (intervals, rest) in [(false, false), (false, true), (true, false), (true, true)] {
+                let instance = HopperForward { products, d, intervals, rest, cut: shipped(d, few) };
+                if !all.contains(&instance) {
+                    all.push(instance);
+                }
+            }
+        }
+    }
+    all
+}
+
+// SAFETY: five maps and `Tiled` are the struct of the source, and the kernel touches what they name, after it waited for
+// the launches ahead.
+#[allow(unsafe_code)]
+unsafe impl Spec for HopperForward {
+    type Parameters = Mapped<5, Tiled>;
+
+    fn kernel(&self) -> KernelSpec {
+        let Self { products, d, intervals, rest, cut } = *self;
+        let Cut { keys, stages, groups, tiles, turns, apart, split } = cut;
+        let (name, math) = (products.name(), products.type_name());
+        let numbers = [
+            ("THERIA_D", d),
+            ("THERIA_KEYS", keys),
+            ("THERIA_STAGES", stages),
+            ("THERIA_GROUPS", groups),
+            ("THERIA_TILES", tiles),
+            ("THERIA_INTERVALS", u32::from(intervals)),
+            ("THERIA_REST", u32::from(rest)),
+            ("THERIA_TURNS", u32::from(turns)),
+            ("THERIA_APART", u32::from(apart)),
+            ("THERIA_SPLIT", u32::from(split)),
+        ];
+        let numbers = numbers.into_iter().map(|(name, number)| (name, number.to_string()));
+        let [masking, rest] =
+            [(intervals, "-intervals"), (rest, "-rest")].map(|(is, name)| if is { name } else { "" });
+        let flags = [(turns, "-turns"), (apart, "-apart"), (split, "-split")];
+        let flags: String = flags.into_iter().filter_map(|(is, name)| is.then_some(name)).collect();
+        KernelSpec {
+            name: format!(
+                "hopper-forward-{name}-{d}{masking}{rest}-k{keys}-p{stages}-g{groups}-t{tiles}{flags}"
+            ),
+            source: HOPPER_FORWARD,
+            defines: std::iter::once(("THERIA_MATH", math.to_owned())).chain(numbers).collect(),
+            threads: WARPGROUP * (groups + 1),
+            shared: self.shared_bytes(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_instance_fits_a_block_and_a_box() {
+        let all = all(Architecture::SM_90A);
+        assert!(!all.is_empty() && super::all(Architecture::SM_80).is_empty());
+        for instance in all {
+            assert!(instance.shared_bytes() <= Architecture::SM_90A.shared_memory(), "{instance:?}");
+            assert!(instance.boxes().iter().all(|rows| (1..=256).contains(rows)), "{instance:?}");
+        }
+    }
+
+    #[test]
+    fn no_two_instances_have_one_name() {
+        let mut names: Vec<String> = all(Architecture::SM_90A).iter().map(|it| it.kernel().name).collect();
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}
