@@ -1,0 +1,71 @@
+// dQ out of the sums that the sweeps of sm_90a left in memory: times the scale, rounded, in the order of the tensor.
+//
+// A tile of sums lies as the threads had it: two parts, one of each warpgroup, and in a part four sums of each thread, then
+// the next four. Sum e of the n-th four of thread t is row r = 16 (t / 32) + 8 (e / 2) + t % 32 / 4 of its part, column
+// c = 8 n + 2 (t % 4) + e % 2. Rows are queries and columns those of Q, or the other way round (TRANSPOSED). There are
+// 64 rows in a part: where a tile has 128, the second part has the others, and else other columns.
+//
+// A block has a tile, which goes through shared memory so that whole vectors leave.
+#include "hopper_sweep.cuh"
+#include "tile.cuh"
+
+using namespace theria;
+
+using E = THERIA_ELEMENT;
+using Math = Half<E>;
+constexpr int D = THERIA_D, QUERIES = THERIA_QUERIES, KEYS = 128, WARPS = 4, THREADS = WARPS * WARP, PARTS = 2;
+constexpr bool INTERVALS = THERIA_INTERVALS, TRANSPOSED = THERIA_TRANSPOSED;
+constexpr int ROWS = TRANSPOSED ? D : QUERIES, COLUMNS = TRANSPOSED ? QUERIES : D;
+constexpr bool OWN_ROWS = ROWS == 128;
+constexpr int FOURS = (OWN_ROWS ? COLUMNS : COLUMNS / 2) / 8; // of a thread in a part
+static_assert(ROWS == 64 || ROWS == 128, "rows of two warpgroups, or of both");
+
+using Staged = Tile<Math, QUERIES, D>;
+using Written = Tile<Math, QUERIES / WARPS, D>;
+
+// One part of a thread, in shared memory.
+static THERIA_DEVICE void stage(unsigned tile, const float4 (&x)[FOURS], int part, float scale) {
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int n = 0; n < FOURS; ++n)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            int row = (OWN_ROWS ? 64 * part : 0) + threadIdx.x / WARP * 16 + 8 * half + lane / 4;
+            int column = (OWN_ROWS ? 0 : COLUMNS / 2 * part) + 8 * n + 2 * (lane % 4);
+            float first = scale * (half ? x[n].z : x[n].x), second = scale * (half ? x[n].w : x[n].y);
+            if (TRANSPOSED) {
+#pragma unroll
+                for (int c = 0; c < 2; ++c)
+                    asm volatile("st.shared.u16 [%0], %1;" ::"r"(Staged::at(tile, column + c, row)),
+                                 "h"(Element<E>::from_acc(c ? second : first).bits)
+                                 : "memory");
+            } else {
+                Math::store_pair(Staged::at(tile, row, column), first, second);
+            }
+        }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 8) kernel(const __grid_constant__ Rules all) {
+    __shared__ __align__(16) unsigned char memory[Staged::BYTES];
+    let_next_launch_start();
+    const Forward &p = all.forward;
+    Place place(p); // tiles of QUERIES
+    unsigned tile = shared_address(memory);
+    long long at = (long long)(place.b * all.heads + place.h) * p.tiles + place.tile;
+    const float4 *from = static_cast<const float4 *>(all.turn_rows) + at * (QUERIES * D / 4) + threadIdx.x;
+    await_launches_ahead();
+    SeenBy<KEYS, QUERIES, INTERVALS> seen(p.score, place.tile, p.score.keys_of(place.b));
+    bool touched = seen.end > seen.begin; // nobody has written sums of queries that see nothing
+    float scale = float(p.score.scale);
+#pragma unroll
+    for (int part = 0; part < PARTS; ++part) {
+        float4 x[FOURS];
+#pragma unroll
+        for (int n = 0; n < FOURS; ++n)
+            x[n] = touched ? from[(part * FOURS + n) * THREADS] : float4{0, 0, 0, 0};
+        stage(tile, x, part, scale);
+    }
+    __syncthreads();
+    int row = threadIdx.x / WARP * (QUERIES / WARPS), first = place.tile * QUERIES + row;
+    Written::write(Staged::at(tile, row, 0), all.dq, place.b, place.h, first, p.score.t - first, p.d, p.vectors);
+}
