@@ -5,7 +5,7 @@ use theria_contract::{
 };
 use theria_gpu_fwd::forward::parameters::{Broadcast, Forward, Grid, View, whole_vectors};
 use theria_gpu_fwd::forward::verify::{self, operand, output};
-use theria_gpu_fwd::{Address, Cuda, CudaView, CudaViewMut, CudaWorkspace};
+use theria_gpu_fwd::{Address, Cuda, CudaView, CudaViewMut, CudaWorkspace, Located};
 
 use crate::parameters::{Own, Rules};
 use crate::part::Records;
@@ -20,9 +20,37 @@ pub(crate) struct Call<'a, 'i, E: Element> {
     saved: [View; 3],
     /// Whether all rows that kernels copy are whole vectors.
     pub(crate) vectors: bool,
+    /// Where the tensors lie that are moved in boxes.
+    pub(crate) moved: Moved,
     own: Own,
     /// Extents of the bias.
     entries: [usize; 4],
+}
+
+/// Where the tensors of a call lie, for kernels whose copies are made by the copy engine; none where a call has none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Moved {
+    pub(crate) q: Option<Located>,
+    pub(crate) k: Option<Located>,
+    pub(crate) v: Option<Located>,
+    pub(crate) out: Option<Located>,
+    pub(crate) rest: Option<Located>,
+    pub(crate) q_tangent: Option<Located>,
+    pub(crate) k_tangent: Option<Located>,
+    pub(crate) v_tangent: Option<Located>,
+    pub(crate) out_tangent: Option<Located>,
+    pub(crate) rest_tangent: Option<Located>,
+    pub(crate) g: Option<Located>,
+    pub(crate) g_tangent: Option<Located>,
+    pub(crate) dk: Option<Located>,
+    pub(crate) dv: Option<Located>,
+}
+
+impl Moved {
+    /// Whether every operand has a direction.
+    pub(crate) fn all_move(&self) -> bool {
+        ![self.q_tangent, self.k_tangent, self.v_tangent].contains(&None)
+    }
 }
 
 impl<'a, 'i, E: Element> Call<'a, 'i, E> {
@@ -46,6 +74,14 @@ impl<'a, 'i, E: Element> Call<'a, 'i, E> {
             inputs,
             saved: [View::of(&saved.output), View::of(&saved.lse), rest],
             vectors: true,
+            moved: Moved {
+                q: Some(Located::of(&inputs.q)),
+                k: Some(Located::of(&inputs.k)),
+                v: Some(Located::of(&inputs.v)),
+                out: Some(Located::of(&saved.output)),
+                rest: saved.rest.as_ref().map(Located::of),
+                ..Moved::default()
+            },
             own: Own {
                 statistics: workspace.address(),
                 batch: shape.batch as i32,
@@ -82,6 +118,10 @@ impl<'a, 'i, E: Element> Call<'a, 'i, E> {
         self.own.k_tangent = given.k.map_or_else(View::default, |view| self.copied(&view));
         self.own.v_tangent = given.v.map_or_else(View::default, |view| self.copied(&view));
         self.own.bias_tangent = Broadcast::of(given.bias.as_ref());
+        let located = |view: &Option<CudaView<'_, E>>| view.as_ref().map(Located::of);
+        self.moved.q_tangent = located(&given.q);
+        self.moved.k_tangent = located(&given.k);
+        self.moved.v_tangent = located(&given.v);
         Ok(self)
     }
 
@@ -96,6 +136,8 @@ impl<'a, 'i, E: Element> Call<'a, 'i, E> {
         }
         self.own.out_tangent = self.copied(&made.output);
         self.own.mu = View::of(&made.lse);
+        self.moved.out_tangent = Some(Located::of(&made.output));
+        self.moved.rest_tangent = made.rest.as_ref().map(Located::of);
         Ok(self)
     }
 
@@ -110,6 +152,8 @@ impl<'a, 'i, E: Element> Call<'a, 'i, E> {
         }
         self.own.out_tangent = self.copied(&made.output);
         self.own.mu = View::of(&made.lse);
+        self.moved.out_tangent = Some(Located::of(&made.output));
+        self.moved.rest_tangent = made.rest.as_ref().map(Located::of);
         Ok(self)
     }
 
@@ -125,6 +169,8 @@ impl<'a, 'i, E: Element> Call<'a, 'i, E> {
         operand(cuda, "dout_tangent", g_tangent, g_tangent.map(|_| expected))?;
         self.own.g = self.copied(g);
         self.own.g_tangent = g_tangent.map_or_else(View::default, |view| self.copied(view));
+        self.moved.g = Some(Located::of(g));
+        self.moved.g_tangent = g_tangent.map(Located::of);
         Ok(self)
     }
 
@@ -142,6 +188,8 @@ impl<'a, 'i, E: Element> Call<'a, 'i, E> {
         self.own.dq = self.copied(&made.q);
         self.own.dk = self.copied(&made.k);
         self.own.dv = self.copied(&made.v);
+        self.moved.dk = Some(Located::of(&made.k));
+        self.moved.dv = Some(Located::of(&made.v));
         if let Some(bias) = &made.bias {
             let Some(expected) = self.problem.bias() else {
                 return Err(Error::Presence { name: names[3], declared: false });

@@ -5,6 +5,8 @@
 //! backward      Statistics, Queries, Keys, and Bias if its gradient is wanted
 //! second order  the same of the second order; then, if first-order cotangents are wanted, those of the first
 //! ```
+//!
+//! A backend may have other launches for a whole order: see [`Launches::sweep`].
 
 use theria_contract::{
     Attention, Cotangent, Directions, Element, Inputs, Primal, Problem, Qkv, Result, Rule, SavedView,
@@ -27,6 +29,29 @@ pub(crate) trait Launches<E: Element>: Attention<E, Storage = Cuda> {
 
     /// Asks for a launch.
     fn launch(&self, part: Part, call: &Call<'_, '_, E>, records: Records) -> Result<()>;
+
+    /// Asks for all launches of an order.
+    fn sweep(&self, order: Order, call: &Call<'_, '_, E>) -> Result<()> {
+        part_by_part(self, order, call)
+    }
+
+    /// Scratch that they use.
+    fn scratch_bytes(&self, problem: &Problem, order: Order) -> usize {
+        self.records(problem, order).bytes()
+    }
+}
+
+/// Every launch of an order, one after the other.
+pub(crate) fn part_by_part<E: Element>(
+    backend: &(impl Launches<E> + ?Sized),
+    order: Order,
+    call: &Call<'_, '_, E>,
+) -> Result<()> {
+    let records = backend.records(call.problem, order);
+    for part in [Part::Statistics(order), Part::Queries(order), Part::Keys(order), Part::Bias(order)] {
+        backend.launch(part, call, records)?;
+    }
+    Ok(())
 }
 
 /// Scratch that a rule asks for.
@@ -35,20 +60,12 @@ pub(crate) fn workspace_bytes<E: Element>(
     problem: &Problem,
     rule: Rule,
 ) -> usize {
-    let bytes = |order| backend.records(problem, order).bytes();
+    let bytes = |order| backend.scratch_bytes(problem, order);
     match rule {
         Rule::Forward | Rule::Jvp => 0,
         Rule::Backward => bytes(Order::First),
         Rule::SecondOrder => bytes(Order::Second).max(bytes(Order::First)),
     }
-}
-
-fn sweep<E: Element>(backend: &impl Launches<E>, order: Order, call: &Call<'_, '_, E>) -> Result<()> {
-    let records = backend.records(call.problem, order);
-    for part in [Part::Statistics(order), Part::Queries(order), Part::Keys(order), Part::Bias(order)] {
-        backend.launch(part, call, records)?;
-    }
-    Ok(())
 }
 
 pub(crate) fn backward<E: Element>(
@@ -64,7 +81,7 @@ pub(crate) fn backward<E: Element>(
     let call = Call::new(backend, problem, Rule::Backward, inputs, &saved, workspace)?
         .with_cotangent(cuda, &g, None)?
         .making(cuda, GRADIENTS, gradients)?;
-    sweep(backend, Order::First, &call)
+    backend.sweep(Order::First, &call)
 }
 
 pub(crate) fn jvp<E: Element>(
@@ -111,8 +128,8 @@ pub(crate) fn second_order<E: Element>(
     });
     // All is verified before anything is written.
     let first = first.transpose()?;
-    sweep(backend, Order::Second, &call)?;
-    first.map_or(Ok(()), |call| sweep(backend, Order::First, &call))
+    backend.sweep(Order::Second, &call)?;
+    first.map_or(Ok(()), |call| backend.sweep(Order::First, &call))
 }
 
 /// Asks for a launch of a kernel that takes pairs.

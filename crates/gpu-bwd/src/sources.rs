@@ -21,9 +21,31 @@ const HEADERS: &[(&str, &str)] = &{
     all
 };
 
+/// Headers of kernels for Hopper alone.
+const OWN_OF_HOPPER: [(&str, &str); 2] = [
+    ("hopper_sweep.cuh", include_str!("../kernels/hopper_sweep.cuh")),
+    ("hopper_turns.cuh", include_str!("../kernels/hopper_turns.cuh")),
+];
+
+/// Everything that a kernel for Hopper may include.
+const HOPPER_HEADERS: &[(&str, &str)] = &{
+    let forward = theria_gpu_fwd::HOPPER_HEADERS;
+    let mut all = [("rules.cuh", include_str!("../kernels/rules.cuh")); 9];
+    assert!(forward.len() + OWN_OF_HOPPER.len() + 1 == all.len(), "room for all headers");
+    let mut n = 0;
+    while n < all.len() - 1 {
+        all[n] = if n < forward.len() { forward[n] } else { OWN_OF_HOPPER[n - forward.len()] };
+        n += 1;
+    }
+    all
+};
+
 macro_rules! source {
     ($name:literal) => {
-        Source { name: $name, text: include_str!(concat!("../kernels/", $name)), headers: HEADERS }
+        source!($name, HEADERS)
+    };
+    ($name:literal, $headers:expr) => {
+        Source { name: $name, text: include_str!(concat!("../kernels/", $name)), headers: $headers }
     };
 }
 
@@ -31,6 +53,10 @@ pub(crate) const FUSED_JVP: Source = source!("fused_jvp.cu");
 pub(crate) const FUSED_QUERIES: Source = source!("fused_queries.cu");
 pub(crate) const FUSED_KEYS: Source = source!("fused_keys.cu");
 pub(crate) const FUSED_BIAS: Source = source!("fused_bias.cu");
+pub(crate) const HOPPER_JVP: Source = source!("hopper_jvp.cu", HOPPER_HEADERS);
+pub(crate) const HOPPER_SWEEP: Source = source!("hopper_sweep.cu", HOPPER_HEADERS);
+pub(crate) const HOPPER_SECOND: Source = source!("hopper_second.cu", HOPPER_HEADERS);
+pub(crate) const HOPPER_FINISH: Source = source!("hopper_finish.cu", HOPPER_HEADERS);
 pub(crate) const STATISTICS: Source = source!("statistics.cu");
 pub(crate) const REFERENCE_JVP: Source = source!("reference_jvp.cu");
 pub(crate) const REFERENCE_QUERIES: Source = source!("reference_queries.cu");
@@ -44,9 +70,9 @@ mod tests {
     #[test]
     fn every_kernel_waits_for_the_launches_ahead_and_lets_the_next_one_start() {
         let fused = [FUSED_JVP, FUSED_QUERIES, FUSED_KEYS, FUSED_BIAS, STATISTICS];
-        for source in
-            fused.into_iter().chain([REFERENCE_JVP, REFERENCE_QUERIES, REFERENCE_KEYS, REFERENCE_BIAS])
-        {
+        let reference = [REFERENCE_JVP, REFERENCE_QUERIES, REFERENCE_KEYS, REFERENCE_BIAS];
+        let hopper = [HOPPER_JVP, HOPPER_SWEEP, HOPPER_SECOND, HOPPER_FINISH];
+        for source in fused.into_iter().chain(reference).chain(hopper) {
             let kernel = &source.text[source.text.find("__global__").unwrap()..];
             for call in ["let_next_launch_start();", "await_launches_ahead("] {
                 assert_eq!(kernel.matches(call).count(), 1, "{}: {call}", source.name);

@@ -4,11 +4,12 @@ use theria_contract::{
     Attention, Checks, Cotangent, DType, Directions, Element, Inputs, Precision, Primal, Problem, Qkv,
     Refusal, Result, Rule, SavedView, SavedViewMut, SecondOrder, Support, Tangent,
 };
-use theria_gpu_fwd::forward::{self, Table};
-use theria_gpu_fwd::{Architecture, Cuda, CudaView, CudaViewMut, CudaWorkspace, Edit, Library};
+use theria_gpu_fwd::forward::{self, Occasion, Table};
+use theria_gpu_fwd::{Architecture, Cuda, CudaView, CudaViewMut, CudaWorkspace, Edit, Library, Spec as _};
 
 use super::{FusedSweep, SweepOccasion};
 use crate::call::Call;
+use crate::hopper;
 use crate::pairs::{PairKernel, Sweep};
 use crate::part::{Order, Part, Records};
 use crate::rules;
@@ -19,6 +20,8 @@ const IN_TF32: &str = "a derivative of products in TF32, whose rounding is beyon
 
 /// Fused attention on tensor cores, with every rule.
 ///
+/// Where there are kernels for Hopper they serve a call, and else the portable ones do, rule by rule.
+///
 /// Row statistics are made on plain arithmetic units, and so is a sweep for which a device has not the shared memory.
 #[derive(Debug)]
 pub struct CudaFused {
@@ -28,6 +31,7 @@ pub struct CudaFused {
     pub(super) table: Table<SweepOccasion>,
     pub(super) sweeps: Library<FusedSweep>,
     pairs: Library<PairKernel>,
+    hopper: Option<hopper::Family>,
 }
 
 impl CudaFused {
@@ -38,12 +42,21 @@ impl CudaFused {
         let (sweeps, pairs) = (Library::new(device.clone()), Library::new(device.clone()));
         Self {
             forward: forward::CudaFused::new(cuda.clone()),
+            hopper: Some(hopper::Family::new(device)),
             cuda,
             precision: Precision::F32,
             table,
             sweeps,
             pairs,
         }
+    }
+
+    /// With portable kernels alone, whatever the device: for comparisons.
+    #[must_use]
+    pub fn with_portable_kernels(mut self) -> Self {
+        self.forward = self.forward.with_portable_kernels();
+        self.hopper = None;
+        self
     }
 
     /// With these choices for the forward, see [`forward::CudaFused::with_table`].
@@ -80,7 +93,9 @@ impl CudaFused {
     #[doc(hidden)]
     #[must_use]
     pub fn with_edit(mut self, edit: Edit) -> Self {
-        self.sweeps = Library::edited(self.cuda.device().clone(), edit);
+        let device = self.cuda.device();
+        self.sweeps = Library::edited(device.clone(), edit);
+        self.hopper = self.hopper.map(|_| hopper::Family::edited(device, edit));
         self
     }
 
@@ -99,15 +114,31 @@ impl CudaFused {
         &self.table
     }
 
-    /// The sweeps that serve a launch of a problem whose rows are whole vectors, or are not, and heads of a section;
-    /// none where kernels that take pairs do.
-    fn sweeps(&self, part: Part, problem: &Problem, vectors: bool) -> Option<(Vec<FusedSweep>, usize)> {
+    /// The sweeps that serve a launch on an occasion, and heads of a section; none where kernels that take pairs do.
+    fn sweeps(&self, part: Part, occasion: Occasion) -> Option<(Vec<FusedSweep>, usize)> {
         if matches!(part, Part::Statistics(_)) {
             return None;
         }
-        let occasion = SweepOccasion::of(part, self.forward.occasion(problem, vectors)?);
+        let occasion = SweepOccasion::of(part, occasion);
         let choice = self.table.choice(occasion, self.architecture());
         Some((occasion.sweeps_by(choice, self.architecture())?, choice.section as usize))
+    }
+
+    /// The names of the kernels that serve a rule of a problem whose tensors are packed, without first-order outputs of
+    /// the second order, in the order of their launches but for statistics.
+    pub fn kernels(&self, problem: &Problem, rule: Rule) -> Vec<String> {
+        if rule == Rule::Forward {
+            return self.forward.kernel(problem).into_iter().collect();
+        }
+        let hopper = self.hopper.as_ref().map_or_else(Vec::new, |family| family.kernels(problem, rule));
+        if !hopper.is_empty() {
+            return hopper;
+        }
+        let Some(occasion) = self.forward.packed_occasion(problem) else { return Vec::new() };
+        let parts = Part::sweeps_of(rule).iter();
+        let wanted = parts.filter(|part| problem.bias().is_some() || !matches!(part, Part::Bias(_)));
+        let sweeps = wanted.filter_map(|part| self.sweeps(*part, occasion));
+        sweeps.flat_map(|(sweeps, _)| sweeps.into_iter().map(|sweep| sweep.kernel().name)).collect()
     }
 
     pub(super) fn architecture(&self) -> Architecture {
@@ -120,8 +151,26 @@ impl<E: Element> rules::Launches<E> for CudaFused {
         Records::of(problem, order, E::DTYPE.size() == 4)
     }
 
+    fn sweep(&self, order: Order, call: &Call<'_, '_, E>) -> Result<()> {
+        match &self.hopper {
+            Some(family) if family.sweep(&self.pairs, order, call)? => Ok(()),
+            _ => rules::part_by_part(self, order, call),
+        }
+    }
+
+    fn scratch_bytes(&self, problem: &Problem, order: Order) -> usize {
+        let records = rules::Launches::<E>::records(self, problem, order).bytes();
+        self.hopper.as_ref().map_or(0, |family| family.scratch_bytes(problem, order)).max(records)
+    }
+
     fn launch(&self, part: Part, call: &Call<'_, '_, E>, records: Records) -> Result<()> {
-        let Some((sweeps, section)) = self.sweeps(part, call.problem, call.vectors) else {
+        if let (Part::Jvp, Some(family)) = (part, &self.hopper)
+            && family.jvp(call, records)?
+        {
+            return Ok(());
+        }
+        let occasion = self.forward.occasion(call.problem, call.vectors);
+        let Some((sweeps, section)) = occasion.and_then(|occasion| self.sweeps(part, occasion)) else {
             let factored = E::DTYPE.size() == 4;
             let sweep = if factored { Sweep::Large } else { Sweep::Never };
             let instance = PairKernel { part, dtype: E::DTYPE, factored, sweep };

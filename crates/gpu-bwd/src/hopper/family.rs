@@ -1,0 +1,219 @@
+//! The kernels of this family on a device, and the launches that rules are made of.
+
+use theria_contract::{Element, Problem, Result, Rule};
+use theria_gpu_fwd::forward::parameters::Grid;
+use theria_gpu_fwd::{Device, Edit, Library, Located, Mapped, Spec as _};
+
+use super::finish::Finish;
+use super::jvp::HopperJvp;
+use super::scratch::Scratch;
+use super::sweep::{Cut, First, Second};
+use crate::call::Call;
+use crate::pairs::{PairKernel, Sweep};
+use crate::parameters::Rules;
+use crate::part::{Order, Part, Records};
+
+/// The kernels that were loaded.
+#[derive(Debug)]
+pub(crate) struct Family {
+    device: Device,
+    jvp: Library<HopperJvp>,
+    first: Library<First>,
+    second: Library<Second>,
+    finish: Library<Finish>,
+}
+
+impl Family {
+    pub(crate) fn new(device: &Device) -> Self {
+        Self {
+            device: device.clone(),
+            jvp: Library::new(device.clone()),
+            first: Library::new(device.clone()),
+            second: Library::new(device.clone()),
+            finish: Library::new(device.clone()),
+        }
+    }
+
+    pub(crate) fn edited(device: &Device, edit: Edit) -> Self {
+        Self {
+            device: device.clone(),
+            jvp: Library::edited(device.clone(), edit),
+            first: Library::edited(device.clone(), edit),
+            second: Library::edited(device.clone(), edit),
+            finish: Library::edited(device.clone(), edit),
+        }
+    }
+
+    fn first_for(&self, problem: &Problem) -> Option<First> {
+        First::of(problem, self.device.architecture())
+    }
+
+    fn second_for(&self, problem: &Problem, with_cotangent_tangent: bool) -> Option<Second> {
+        Second::of(problem, self.device.architecture(), with_cotangent_tangent)
+    }
+
+    /// Bytes of scratch of a sweep; none where this family does not serve the problem. Whether it serves a call depends on
+    /// the call's tensors too, so a call may come without need of them.
+    pub(crate) fn scratch_bytes(&self, problem: &Problem, order: Order) -> usize {
+        let cut = match order {
+            Order::First => self.first_for(problem).map(|First(cut)| cut),
+            Order::Second => self.second_for(problem, true).map(|second| second.cut),
+        };
+        cut.map_or(0, |cut| Scratch::of(problem, order, cut.queries).bytes())
+    }
+
+    /// The names of the kernels that serve a rule of a problem with packed tensors and everything that a rule may have,
+    /// in the order of their launches but for statistics; none where others serve it.
+    pub(crate) fn kernels(&self, problem: &Problem, rule: Rule) -> Vec<String> {
+        let jvp = || HopperJvp::of(problem, self.device.architecture());
+        let finish = |cut, order| Finish { cut, order }.kernel().name;
+        match rule {
+            Rule::Forward => Vec::new(),
+            Rule::Jvp => jvp().map(|it| it.kernel().name).into_iter().collect(),
+            Rule::Backward => self
+                .first_for(problem)
+                .map_or_else(Vec::new, |first| vec![first.kernel().name, finish(first.0, Order::First)]),
+            Rule::SecondOrder => self.second_for(problem, true).map_or_else(Vec::new, |second| {
+                vec![second.kernel().name, finish(second.cut, Order::Second)]
+            }),
+        }
+    }
+
+    /// Asks for a JVP. False, and nothing is asked for, where no kernel of this family serves the call: one of the
+    /// operands does not move, or the copy engine does not know a tensor.
+    pub(crate) fn jvp<E: Element>(&self, call: &Call<'_, '_, E>, records: Records) -> Result<bool> {
+        let Some(choice) = HopperJvp::of(call.problem, self.device.architecture()) else { return Ok(false) };
+        let (at, [rows, keys]) = (&call.moved, choice.boxes());
+        if !at.all_move() {
+            return Ok(false);
+        }
+        let tensors = [
+            boxes(at.q, rows),
+            boxes(at.k, keys),
+            boxes(at.v, keys),
+            boxes(at.q_tangent, rows),
+            boxes(at.k_tangent, keys),
+            boxes(at.v_tangent, keys),
+            boxes(at.out, rows),
+            boxes(at.rest, rows),
+            boxes(at.out_tangent, rows),
+            boxes(at.rest_tangent, rows),
+        ];
+        let Some(maps) = self.device.tensor_maps(E::DTYPE, tensors)? else { return Ok(false) };
+        let grid = HopperJvp::grid(call.problem);
+        // SAFETY: a call's tensors were verified, and are borrowed while the launch is asked for; whatever is asked of the
+        // device later comes after it. Maps are of the same tensors.
+        #[allow(unsafe_code)]
+        unsafe {
+            self.jvp.launch(choice, grid.blocks(), &Mapped { maps, given: call.rules(grid, records) })?;
+        }
+        Ok(true)
+    }
+
+    /// Asks for all launches of backward or second order. False, and nothing is asked for, where the family does not
+    /// serve the call: what it starts from comes without rests, one of the operands does not move, or the copy engine
+    /// does not know a tensor. `pairs` has the kernel that makes statistics.
+    pub(crate) fn sweep<E: Element>(
+        &self,
+        pairs: &Library<PairKernel>,
+        order: Order,
+        call: &Call<'_, '_, E>,
+    ) -> Result<bool> {
+        match order {
+            Order::First => self.first_order(pairs, call),
+            Order::Second => self.second_order(pairs, call),
+        }
+    }
+
+    fn first_order<E: Element>(&self, pairs: &Library<PairKernel>, call: &Call<'_, '_, E>) -> Result<bool> {
+        let Some(choice) = self.first_for(call.problem) else { return Ok(false) };
+        let (at, [rows, keys, made]) = (&call.moved, choice.boxes());
+        if at.rest.is_none() {
+            return Ok(false);
+        }
+        let tensors = [
+            boxes(at.q, rows),
+            boxes(at.k, keys),
+            boxes(at.v, keys),
+            boxes(at.g, rows),
+            boxes(at.dk, made),
+            boxes(at.dv, made),
+        ];
+        let Some(maps) = self.device.tensor_maps(E::DTYPE, tensors)? else { return Ok(false) };
+        self.between(pairs, Order::First, choice.0, call, |blocks, given| {
+            // SAFETY: as of every launch of a call.
+            #[allow(unsafe_code)]
+            unsafe {
+                self.first.launch(choice, blocks, &Mapped { maps, given })
+            }
+        })
+    }
+
+    fn second_order<E: Element>(&self, pairs: &Library<PairKernel>, call: &Call<'_, '_, E>) -> Result<bool> {
+        let at = &call.moved;
+        let Some(choice) = self.second_for(call.problem, at.g_tangent.is_some()) else { return Ok(false) };
+        let [rows, keys, made] = choice.boxes();
+        if !at.all_move() || at.rest.is_none() || at.rest_tangent.is_none() {
+            return Ok(false);
+        }
+        let tensors = [
+            boxes(at.q, rows),
+            boxes(at.k, keys),
+            boxes(at.v, keys),
+            boxes(at.q_tangent, rows),
+            boxes(at.k_tangent, keys),
+            boxes(at.v_tangent, keys),
+            boxes(at.g, rows),
+            boxes(at.g_tangent, rows),
+            boxes(at.dk, made),
+            boxes(at.dv, made),
+        ];
+        let Some(maps) = self.device.tensor_maps(E::DTYPE, tensors)? else { return Ok(false) };
+        self.between(pairs, Order::Second, choice.cut, call, |blocks, given| {
+            // SAFETY: as of every launch of a call.
+            #[allow(unsafe_code)]
+            unsafe {
+                self.second.launch(choice, blocks, &Mapped { maps, given })
+            }
+        })
+    }
+
+    /// Statistics, which set the counters of turns to zero; the sweep; and what makes dQ of its sums.
+    fn between<E: Element>(
+        &self,
+        pairs: &Library<PairKernel>,
+        order: Order,
+        cut: Cut,
+        call: &Call<'_, '_, E>,
+        sweep: impl FnOnce(usize, Rules) -> theria_gpu_fwd::Result<()>,
+    ) -> Result<bool> {
+        let (problem, scratch) = (call.problem, Scratch::of(call.problem, order, cut.queries));
+        let given = |grid: Grid| scratch.given_to(call.rules(grid, scratch.records));
+        let part = Part::Statistics(order);
+        let statistics = PairKernel { part, dtype: E::DTYPE, factored: false, sweep: Sweep::Never };
+        let grid = statistics.grid(problem, scratch.records.padded);
+        // SAFETY: a call's tensors were verified, and are borrowed while the launch is asked for; whatever is asked of the
+        // device later comes after it. The scratch is as large as `scratch_bytes` asks for.
+        #[allow(unsafe_code)]
+        unsafe {
+            pairs.launch(statistics, grid.blocks(), &given(grid))?;
+        }
+        let (grid, together) = cut.grid(problem, self.device.multiprocessors());
+        let mut rules = given(grid);
+        rules.own.lanes = together as i32;
+        sweep(grid.blocks(), rules)?;
+        let finish = Finish { cut, order };
+        let grid = finish.grid(problem);
+        // SAFETY: the same.
+        #[allow(unsafe_code)]
+        unsafe {
+            self.finish.launch(finish, grid.blocks(), &given(grid))?;
+        }
+        Ok(true)
+    }
+}
+
+/// A tensor that is moved in boxes of so many rows, if it is there.
+fn boxes(tensor: Option<Located>, rows: u32) -> Option<(Located, u32)> {
+    tensor.map(|tensor| (tensor, rows))
+}

@@ -1,0 +1,89 @@
+//! The JVP: `hopper_jvp.cu`.
+
+use theria_contract::{DType, Problem};
+use theria_gpu_fwd::forward::parameters::Grid;
+use theria_gpu_fwd::forward::{element_name, hopper};
+use theria_gpu_fwd::{Architecture, KernelSpec, Mapped, Spec};
+
+use super::{WIDTHS, section};
+use crate::parameters::Rules;
+use crate::sources::HOPPER_JVP;
+
+/// As in the source: queries of a block, and of a warpgroup, which is what boxes have.
+const ROWS: u32 = 128;
+const BOX: u32 = 64;
+const STAGES: u32 = 2;
+
+/// An instance of `hopper_jvp.cu`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct HopperJvp {
+    dtype: DType,
+    d: u32,
+    /// Keys of a step.
+    keys: u32,
+}
+
+impl HopperJvp {
+    /// That for a problem, wherever its tensors lie.
+    pub(super) fn of(problem: &Problem, architecture: Architecture) -> Option<Self> {
+        let d = problem.shape().d as u32;
+        hopper::suits(problem, architecture, &WIDTHS).then(|| Self::instance(problem.dtype(), d))
+    }
+
+    fn instance(dtype: DType, d: u32) -> Self {
+        Self { dtype, d, keys: if d == 64 { 128 } else { 64 } }
+    }
+
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        [DType::Bf16, DType::F16].into_iter().flat_map(|dtype| WIDTHS.map(|d| Self::instance(dtype, d)))
+    }
+
+    /// Rows of boxes of what has queries, and of what has keys.
+    pub(super) fn boxes(&self) -> [u32; 2] {
+        [BOX, self.keys]
+    }
+
+    /// Its blocks.
+    pub(super) fn grid(problem: &Problem) -> Grid {
+        Grid::of_queries(problem, ROWS as usize, section(problem))
+    }
+
+    /// Q and Q′ stay; K, K′, V, V′ pass; units of the sums; barriers.
+    fn shared_bytes(&self) -> u32 {
+        2 * ROWS * self.d * 2 + STAGES * 4 * self.keys * self.d * 2 + 4096 + 256
+    }
+}
+
+// SAFETY: ten maps and `Rules` are the struct of the source, and the kernel touches what they name, after it waited for
+// the launches ahead.
+#[allow(unsafe_code)]
+unsafe impl Spec for HopperJvp {
+    type Parameters = Mapped<10, Rules>;
+
+    fn kernel(&self) -> KernelSpec {
+        let Self { dtype, d, keys } = *self;
+        KernelSpec {
+            name: format!("hopper-jvp-{dtype}-{d}-k{keys}"),
+            source: HOPPER_JVP,
+            defines: vec![
+                ("THERIA_ELEMENT", element_name(dtype).to_owned()),
+                ("THERIA_D", d.to_string()),
+                ("THERIA_KEYS", keys.to_string()),
+            ],
+            threads: 384,
+            shared: self.shared_bytes(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_instance_fits_a_block() {
+        for instance in HopperJvp::all() {
+            assert!(instance.shared_bytes() <= Architecture::SM_90A.shared_memory(), "{instance:?}");
+        }
+    }
+}
