@@ -104,7 +104,7 @@ template <int KEYS, int QUERIES, bool INTERVALS> struct Sweep {
             low = far.begin, high = near.end == score.t ? all * QUERIES : near.end;
         if (!INTERVALS) {
             together = min_of(together, (length + KEYS - 1) / KEYS - before);
-            start = (long long)(tile - before) * count / together;
+            start = unsigned(tile - before) * count / together; // fewer than 256 of 2^24: no sum leaves its type
         }
     }
 

@@ -1,0 +1,484 @@
+// Backward on sm_90a in one sweep: a block owns 128 keys of a head and visits the queries that see them.
+//
+//     Sᵀ = K Qᵀ    dPᵀ = V Gᵀ    P = exp(scale·S - lse)    dS = P ∘ (dP - δ)
+//     dV += Pᵀ G   dK += dSᵀ Q   dQ = dS K, which is added to sums in memory when it is this block's turn
+//
+//     shared memory    K, V        128 keys, for good
+//                      Q, G        QUERIES of them, a ring of two stages, each with the records of its queries
+//                      dSᵀ         128 keys, QUERIES: two buffers
+//                      sums of dQ  f32, a buffer for each writer
+//
+//     warpgroup 0      warp 0 brings tiles, the next WRITERS warps add sums of dQ to memory in turn
+//     warpgroups 1, 2  have 64 keys each. Pᵀ and dSᵀ come out of products as the operands that the next ones take from
+//                      registers. Only dS is shared: each makes its half of dQ from that of all keys.
+//
+// What a warpgroup does for a tile. Products run beside it, and each of its own works has one of them under it:
+//
+//     products    | S    | dP             | dV          | dK           | dQ   | S of the next
+//     itself      |      | P = exp(..)    | dS, shares  | awaits dS    |      | gives dQ away
+//
+// Barriers, each for every stage or buffer: `q_full`, `g_full` count bytes; `q_empty`, `g_empty`, `shared`, `sums_full`
+// count the eight warps that have read or written; `sums_empty` is the writer's.
+#include "hopper_sweep.cuh"
+#include "hopper_turns.cuh"
+
+using namespace theria;
+
+#ifndef THERIA_KEPT
+#define THERIA_KEPT 0
+#endif
+using E = THERIA_ELEMENT;
+using Math = Half<E>;
+constexpr int D = THERIA_D, QUERIES = THERIA_QUERIES, WRITERS = THERIA_WRITERS;
+constexpr bool KEPT = THERIA_KEPT; // K and V of a warpgroup in registers too
+constexpr int ORDERING = THERIA_ORDERING;
+constexpr bool INTERVALS = THERIA_INTERVALS; // causal masks and windows
+constexpr int KEYS = 128, CONSUMERS = 2, OWN_KEYS = KEYS / CONSUMERS, STAGES = 2, BUFFERS = 2;
+constexpr int THREADS = (1 + CONSUMERS) * WARPGROUP, CONSUMER_WARPS = CONSUMERS * 4, CONSUMER_THREADS = CONSUMERS * WARPGROUP;
+constexpr float LOG2_E = 1.4426950408889634f;
+static_assert(D == 64 || D == 128, "whole panels, and sums that registers hold");
+static_assert(QUERIES == 64 || (QUERIES == 128 && D == 64), "what registers hold");
+static_assert(WRITERS >= 1 && WRITERS <= 3, "warps beside the one that brings tiles");
+
+// Panels of a tile, and their bytes.
+constexpr int PANELS = D / PANEL, KEY_PANEL = KEYS * PANEL_ROW, QUERY_PANEL = QUERIES * PANEL_ROW;
+constexpr int KEY_BYTES = PANELS * KEY_PANEL, QUERY_BYTES = PANELS * QUERY_PANEL;
+constexpr int SHARED_BYTES = QUERIES / PANEL * KEY_PANEL, SUM_BYTES = QUERIES * D * 4;
+using Known = Record<float, 1, false>;
+constexpr int RECORD_BYTES = QUERIES * int(sizeof(Known));
+
+// A warpgroup's half of dQ: queries of its own, or columns of its own.
+constexpr bool OWN_QUERIES = QUERIES == 128;
+constexpr int SUM_COLUMNS = OWN_QUERIES ? D : D / 2;
+constexpr int SUMS = SUM_COLUMNS / 2; // of a thread
+
+struct alignas(64) Parameters {
+    TensorMap q, k, v, g, dk, dv;
+    Rules rules;
+};
+
+// Addresses in shared memory.
+struct Memory {
+    static constexpr int K = 0, V = K + KEY_BYTES, Q = V + KEY_BYTES, G = Q + STAGES * QUERY_BYTES;
+    static constexpr int SHARED = G + STAGES * QUERY_BYTES, SUMS = SHARED + BUFFERS * SHARED_BYTES;
+    static constexpr int RECORDS = SUMS + WRITERS * SUM_BYTES, BARRIERS = RECORDS + STAGES * RECORD_BYTES;
+    static constexpr int BARRIER_COUNT = 2 + 4 * STAGES + BUFFERS + 2 * WRITERS;
+    static constexpr int BYTES = BARRIERS + 8 * BARRIER_COUNT;
+
+    unsigned base;
+
+    THERIA_DEVICE unsigned k() const { return base + K; }
+    THERIA_DEVICE unsigned v() const { return base + V; }
+    THERIA_DEVICE unsigned q(int stage) const { return base + Q + stage * QUERY_BYTES; }
+    THERIA_DEVICE unsigned g(int stage) const { return base + G + stage * QUERY_BYTES; }
+    THERIA_DEVICE unsigned shared(int buffer) const { return base + SHARED + buffer * SHARED_BYTES; }
+    THERIA_DEVICE unsigned sums(int writer) const { return base + SUMS + writer * SUM_BYTES; }
+    THERIA_DEVICE unsigned records(int stage) const { return base + RECORDS + stage * RECORD_BYTES; }
+
+    THERIA_DEVICE Barrier barrier(int n) const { return {base + BARRIERS + 8 * n}; }
+    THERIA_DEVICE Barrier k_full() const { return barrier(0); }
+    THERIA_DEVICE Barrier v_full() const { return barrier(1); }
+    THERIA_DEVICE Barrier q_full(int stage) const { return barrier(2 + stage); }
+    THERIA_DEVICE Barrier g_full(int stage) const { return barrier(2 + STAGES + stage); }
+    THERIA_DEVICE Barrier q_empty(int stage) const { return barrier(2 + 2 * STAGES + stage); }
+    THERIA_DEVICE Barrier g_empty(int stage) const { return barrier(2 + 3 * STAGES + stage); }
+    THERIA_DEVICE Barrier shared_full(int buffer) const { return barrier(2 + 4 * STAGES + buffer); }
+    THERIA_DEVICE Barrier sums_full(int writer) const { return barrier(2 + 4 * STAGES + BUFFERS + writer); }
+    THERIA_DEVICE Barrier sums_empty(int writer) const { return barrier(2 + 4 * STAGES + BUFFERS + WRITERS + writer); }
+
+    THERIA_DEVICE void make_barriers() const {
+        k_full().make(1);
+        v_full().make(1);
+        for (int n = 0; n < STAGES; ++n) {
+            q_full(n).make(1);
+            g_full(n).make(1);
+            q_empty(n).make(CONSUMER_WARPS);
+            g_empty(n).make(CONSUMER_WARPS);
+        }
+        for (int n = 0; n < BUFFERS; ++n)
+            shared_full(n).make(CONSUMER_WARPS);
+        for (int n = 0; n < WRITERS; ++n) {
+            sums_full(n).make(CONSUMER_WARPS);
+            sums_empty(n).make(1);
+        }
+        publish_barriers();
+    }
+};
+
+using Block = Sweep<KEYS, QUERIES, INTERVALS>;
+
+// All lanes of a warp have done something.
+static THERIA_DEVICE void arrive_as_warp(Barrier barrier) {
+    __syncwarp();
+    if (is_elected())
+        barrier.arrive();
+}
+
+// ---- The warp that brings tiles: one lane of it. ----
+
+static THERIA_DEVICE void bring_tiles(const Parameters &p, const Block &block, Memory at) {
+    Walk walk(block, p.rules.forward);
+    if (!walk.left)
+        return;
+    at.k_full().arrive_and_expect(KEY_BYTES);
+#pragma unroll
+    for (int n = 0; n < PANELS; ++n)
+        bring(at.k() + n * KEY_PANEL, p.k, at.k_full(), n * PANEL, block.first_key(), block.h, block.b);
+    const Known *records = static_cast<const Known *>(p.rules.statistics);
+    bool first = true;
+    for (Slot<STAGES> slot; walk.left; walk.advance(), slot.advance()) {
+        int row = walk.tile * QUERIES, s = slot.index;
+        at.q_empty(s).await(slot.parity ^ 1);
+        at.q_full(s).arrive_and_expect(QUERY_BYTES + RECORD_BYTES);
+#pragma unroll
+        for (int n = 0; n < PANELS; ++n)
+            bring(at.q(s) + n * QUERY_PANEL, p.q, at.q_full(s), n * PANEL, row, walk.head, block.b);
+        bring(at.records(s), records + ((long long)(block.b * p.rules.heads + walk.head) * p.rules.padded + row), at.q_full(s),
+              RECORD_BYTES);
+        if (first) {
+            first = false;
+            at.v_full().arrive_and_expect(KEY_BYTES);
+#pragma unroll
+            for (int n = 0; n < PANELS; ++n)
+                bring(at.v() + n * KEY_PANEL, p.v, at.v_full(), n * PANEL, block.first_key(), block.h, block.b);
+        }
+        at.g_empty(s).await(slot.parity ^ 1);
+        at.g_full(s).arrive_and_expect(QUERY_BYTES);
+#pragma unroll
+        for (int n = 0; n < PANELS; ++n)
+            bring(at.g(s) + n * QUERY_PANEL, p.g, at.g_full(s), n * PANEL, row, walk.head, block.b);
+    }
+}
+
+// ---- A warp that adds sums of dQ: one lane of it, every WRITERS-th tile of the walk. ----
+
+static THERIA_DEVICE void add_sums(const Parameters &p, const Block &block, Memory at, int writer) {
+    const Rules &all = p.rules;
+    Walk walk(block, all.forward);
+    unsigned parity = 0;
+    for (int skip = writer; walk.left; walk.advance()) {
+        if (skip--)
+            continue;
+        skip = WRITERS - 1;
+        long long head = block.b * all.heads + walk.head;
+        char *to = static_cast<char *>(all.turn_rows) +
+                   (head * Block::places(all.forward.score) + walk.tile) * (long long)SUM_BYTES;
+        unsigned *counter = static_cast<unsigned *>(all.turns) + head * all.turn_count + walk.tile;
+        unsigned turn = block.turn(all.forward.score, walk.tile);
+        at.sums_full(writer).await(parity);
+        add_in_turn(counter, turn, to, at.sums(writer), SUM_BYTES, [&] { at.sums_empty(writer).arrive(); });
+        parity ^= 1;
+    }
+}
+
+// ---- A warpgroup with 64 keys. ----
+
+// Sᵀ = K Qᵀ, or dPᵀ = V Gᵀ: rows are own keys, columns queries.
+static THERIA_DEVICE void multiply_rows(float (&x)[QUERIES / 2], unsigned keys, unsigned queries) {
+    begin_products();
+#pragma unroll
+    for (int n = 0; n < PANELS; ++n) {
+        unsigned long long a = panel(keys + n * KEY_PANEL), b = panel(queries + n * QUERY_PANEL);
+#pragma unroll
+        for (int k = 0; k < PANEL / 16; ++k)
+            Product<QUERIES, E>::template add<false, false>(x, ahead(a, 32 * k), ahead(b, 32 * k), n + k > 0);
+    }
+    commit_products();
+}
+
+// The same of keys that are kept in registers.
+static THERIA_DEVICE void multiply_rows(float (&x)[QUERIES / 2], const unsigned (&keys)[D / 16][4], unsigned queries) {
+    begin_products();
+#pragma unroll
+    for (int k = 0; k < D / 16; ++k)
+        Product<QUERIES, E>::template add<false>(x, keys[k], ahead(panel(queries + k / 4 * QUERY_PANEL), k % 4 * 32), k > 0);
+    commit_products();
+}
+
+// dV += Pᵀ G, or dK += dSᵀ Q.
+static THERIA_DEVICE void add_rows(float (&x)[D / 2], const unsigned (&a)[QUERIES / 16][4], unsigned queries) {
+    unsigned long long b = panel(queries, QUERY_PANEL);
+    begin_products();
+#pragma unroll
+    for (int k = 0; k < QUERIES / 16; ++k)
+        Product<D, E>::template add<true>(x, a[k], ahead(b, 2048 * k), true);
+    commit_products();
+}
+
+// dQ = dS K: own queries, or own columns.
+static THERIA_DEVICE void multiply_shared(float (&x)[SUMS], unsigned shared, unsigned keys, int group) {
+    constexpr int OWN_COLUMN_BYTES = SUM_COLUMNS == PANEL ? KEY_PANEL : SUM_COLUMNS * 2;
+    unsigned long long a = panel(shared + (OWN_QUERIES ? group * KEY_PANEL : 0));
+    unsigned long long b = panel(keys + (OWN_QUERIES ? 0 : group * OWN_COLUMN_BYTES));
+    begin_products();
+#pragma unroll
+    for (int k = 0; k < KEYS / 16; ++k)
+        Product<SUM_COLUMNS, E>::template add<true, true>(x, ahead(a, 2048 * k), ahead(b, 2048 * k), k > 0);
+    commit_products();
+}
+
+// Sums as operands.
+template <int N> static THERIA_DEVICE void pack(unsigned (&to)[N][4], const float (&x)[8 * N]) {
+#pragma unroll
+    for (int k = 0; k < N; ++k)
+#pragma unroll
+        for (int c = 0; c < 4; ++c)
+            to[k][c] = Math::pair(x[8 * k + 2 * c], x[8 * k + 2 * c + 1]);
+}
+
+// Where this lane has its row of four matrices: sixteen columns of a warp's sixteen rows, `row` being the first in a panel.
+static THERIA_DEVICE unsigned matrices_at(unsigned panels, int panel_bytes, int row, int k) {
+    int lane = threadIdx.x % WARP;
+    row += lane % 16;
+    unsigned chunk = 2 * (k % 4) + lane / 16;
+    return panels + k / 4 * panel_bytes + row * PANEL_ROW + (chunk ^ row % 8) * 16;
+}
+static THERIA_DEVICE void store_matrices(unsigned to, const unsigned (&x)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(x[0]), "r"(x[1]), "r"(x[2]),
+                 "r"(x[3])
+                 : "memory");
+}
+
+// Records of the two neighbouring queries that this thread has of eight.
+struct Pair {
+    float first_lse, first_delta, second_lse, second_delta;
+
+    THERIA_DEVICE Pair(unsigned records, int eight) {
+        unsigned from = records + (8 * eight + 2 * (threadIdx.x % 4)) * int(sizeof(Known));
+        asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                     : "=f"(first_lse), "=f"(first_delta), "=f"(second_lse), "=f"(second_delta)
+                     : "r"(from));
+    }
+};
+
+// P = 2^(S·factor - lse·log2 e), in place.
+static THERIA_DEVICE void exponentials(float (&s)[QUERIES / 2], unsigned records, float factor) {
+#pragma unroll
+    for (int n = 0; n < QUERIES / 8; ++n) {
+        Pair pair(records, n);
+        float first = pair.first_lse * LOG2_E, second = pair.second_lse * LOG2_E;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            s[4 * n + 2 * half] = exp2_of(fmaf(s[4 * n + 2 * half], factor, -first));
+            s[4 * n + 2 * half + 1] = exp2_of(fmaf(s[4 * n + 2 * half + 1], factor, -second));
+        }
+    }
+}
+
+// dS = P ∘ (dP - δ), in place of dP.
+static THERIA_DEVICE void derive(float (&dp)[QUERIES / 2], const float (&p)[QUERIES / 2], unsigned records) {
+#pragma unroll
+    for (int n = 0; n < QUERIES / 8; ++n) {
+        Pair pair(records, n);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            dp[4 * n + 2 * half] = p[4 * n + 2 * half] * (dp[4 * n + 2 * half] - pair.first_delta);
+            dp[4 * n + 2 * half + 1] = p[4 * n + 2 * half + 1] * (dp[4 * n + 2 * half + 1] - pair.second_delta);
+        }
+    }
+}
+
+// What is not seen: P comes to 0.
+static THERIA_DEVICE void hide_unseen(float (&s)[QUERIES / 2], const Score &score, int first_key, int first_query, int length) {
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        Seers seers = Seers::of<INTERVALS>(score, first_key + 8 * half + lane / 4, length);
+        int query = first_query + 2 * (lane % 4);
+#pragma unroll
+        for (int n = 0; n < QUERIES / 8; ++n)
+#pragma unroll
+            for (int c = 0; c < 2; ++c) {
+                int i = query + 8 * n + c;
+                float &x = s[4 * n + 2 * half + c];
+                x = i >= seers.begin && i < seers.end ? x : -infinity();
+            }
+    }
+}
+
+// Which tiles of a walk are looked at. Without INTERVALS it is all of them or none.
+struct Masks {
+    int tile = 0, last;
+
+    THERIA_DEVICE Masks(const Block &block, const Forward &p) {
+        if (INTERVALS)
+            tile = last = Walk(block, p).tile;
+    }
+    THERIA_DEVICE void hide(float (&s)[QUERIES / 2], const Block &block, const Score &score, int row) const {
+        if (INTERVALS ? !block.whole(tile) : block.there() < KEYS)
+            hide_unseen(s, score, block.first_key() + row, tile * QUERIES, block.length);
+    }
+    THERIA_DEVICE void advance(const Block &block) {
+        if (INTERVALS)
+            tile = tile == last - block.count + 1 ? last : tile - 1;
+    }
+};
+
+// Keys beyond the length of the entry hold anything: zeros, so that a weight of zero makes zero of them.
+static THERIA_DEVICE void clear_keys(Memory at, int there) {
+    constexpr int CHUNKS = PANEL_ROW / 16;
+    for (int n = threadIdx.x - WARPGROUP; n < (KEYS - there) * CHUNKS; n += CONSUMER_THREADS)
+#pragma unroll
+        for (int m = 0; m < 2 * PANELS; ++m)
+            asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(at.k() + m * KEY_PANEL + there * PANEL_ROW + n * 16),
+                         "r"(0)
+                         : "memory");
+    publish_stores();
+    meet(1, CONSUMER_THREADS);
+}
+
+// A warpgroup's half of dQ, in the order of its threads' registers: hopper_finish.cu knows it.
+static THERIA_DEVICE void give_sums(const float (&x)[SUMS], unsigned to, int group) {
+    to += group * (SUM_BYTES / CONSUMERS) + threadIdx.x % WARPGROUP * 16;
+#pragma unroll
+    for (int n = 0; n < SUMS / 4; ++n)
+        asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to + n * WARPGROUP * 16), "f"(x[4 * n]),
+                     "f"(x[4 * n + 1]), "f"(x[4 * n + 2]), "f"(x[4 * n + 3])
+                     : "memory");
+}
+
+// Own rows of dK or dV, over those of K or V.
+static THERIA_DEVICE void put(float (&x)[D / 2], float scale, const TensorMap &to, unsigned tile, const Block &block, int group) {
+    unsigned own = tile + group * OWN_KEYS * PANEL_ROW, words[D / 16][4];
+#pragma unroll
+    for (int n = 0; n < D / 2; ++n)
+        x[n] *= scale;
+    pack(words, x);
+#pragma unroll
+    for (int k = 0; k < D / 16; ++k)
+        store_matrices(matrices_at(own, KEY_PANEL, threadIdx.x % WARPGROUP / WARP * 16, k), words[k]);
+    publish_stores();
+    meet(2 + group, WARPGROUP);
+    if (threadIdx.x % WARPGROUP == 0) {
+#pragma unroll
+        for (int n = 0; n < PANELS; ++n)
+            take_away(to, own + n * KEY_PANEL, n * PANEL, block.first_key() + group * OWN_KEYS, block.h, block.b);
+        commit_taken();
+    }
+}
+
+static THERIA_DEVICE void visit_queries(const Parameters &p, const Block &block, Memory at, int group) {
+    const Score &score = p.rules.forward.score;
+    int warp_row = group * OWN_KEYS + threadIdx.x % WARPGROUP / WARP * 16;
+    float scale = float(score.scale), factor = scale * LOG2_E;
+    unsigned own_k = at.k() + group * OWN_KEYS * PANEL_ROW, own_v = at.v() + group * OWN_KEYS * PANEL_ROW;
+    float dk[D / 2] = {}, dv[D / 2] = {};
+    Masks masks(block, p.rules.forward);
+    int left = block.count * p.rules.forward.group.number;
+    if (left) {
+        at.k_full().await(0);
+        if (block.there() < KEYS) {
+            at.v_full().await(0);
+            clear_keys(at, block.there());
+        }
+        float s[QUERIES / 2];
+        unsigned kept_k[D / 16][4], kept_v[D / 16][4];
+        at.v_full().await(0);
+        if (KEPT) {
+#pragma unroll
+            for (int k = 0; k < D / 16; ++k) {
+                load_matrices(kept_k[k], matrices_at(at.k(), KEY_PANEL, warp_row, k));
+                load_matrices(kept_v[k], matrices_at(at.v(), KEY_PANEL, warp_row, k));
+            }
+        }
+        at.q_full(0).await(0);
+        if (KEPT)
+            multiply_rows(s, kept_k, at.q(0));
+        else
+            multiply_rows(s, own_k, at.q(0));
+        await_products<0>();
+        hold(s);
+        for (int step = 0; left; ++step) {
+            int here = step % STAGES, next = (step + 1) % STAGES;
+            unsigned parity = step / STAGES % 2;
+            float dp[QUERIES / 2];
+            at.g_full(here).await(parity);
+            if (KEPT)
+                multiply_rows(dp, kept_v, at.g(here));
+            else
+                multiply_rows(dp, own_v, at.g(here));
+
+            masks.hide(s, block, score, warp_row);
+            exponentials(s, at.records(here), factor);
+            unsigned weights[QUERIES / 16][4];
+            pack(weights, s);
+            if (ORDERING != 2)
+                add_rows(dv, weights, at.g(here));
+
+            await_products<ORDERING == 0 || ORDERING == 3>();
+            hold(dp);
+            derive(dp, s, at.records(here));
+            unsigned derived[QUERIES / 16][4];
+            pack(derived, dp);
+#pragma unroll
+            for (int k = 0; k < QUERIES / 16; ++k)
+                store_matrices(matrices_at(at.shared(here), KEY_PANEL, warp_row, k), derived[k]);
+            publish_stores();
+            arrive_as_warp(at.shared_full(here));
+            if (ORDERING == 2)
+                add_rows(dv, weights, at.g(here));
+            add_rows(dk, derived, at.q(here));
+
+            await_products<ORDERING != 3>();
+            arrive_as_warp(at.g_empty(here));
+            at.shared_full(here).await(parity);
+            float dq[SUMS];
+            multiply_shared(dq, at.shared(here), at.k(), group);
+
+            // The scores of the next tile. After the last one nobody looks at what comes out, and loops must not stand
+            // between a product and the wait for it: the compiler would put one of its own there.
+            if (--left)
+                at.q_full(next).await((step + 1) / STAGES % 2);
+            int writer = step % WRITERS;
+            at.sums_empty(writer).await(step / WRITERS % 2 ^ 1);
+            if (KEPT)
+                multiply_rows(s, kept_k, at.q(next));
+            else
+                multiply_rows(s, own_k, at.q(next));
+            await_products<1>();
+            hold(dq);
+            arrive_as_warp(at.q_empty(here));
+            give_sums(dq, at.sums(writer), group);
+            publish_stores();
+            arrive_as_warp(at.sums_full(writer));
+            await_products<0>();
+            hold(s);
+            masks.advance(block);
+        }
+        hold(dk);
+        hold(dv);
+        meet(1, CONSUMER_THREADS); // nobody reads K any more
+    }
+    put(dv, 1, p.dv, at.v(), block, group);
+    put(dk, scale, p.dk, at.k(), block, group);
+    await_left<0>();
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_constant__ Parameters p) {
+    extern __shared__ __align__(1024) unsigned char memory[];
+    let_next_launch_start();
+    Memory at{shared_address(memory)};
+    Block block(p.rules);
+    if (threadIdx.x == 0) {
+        at.make_barriers();
+        prefetch(p.q);
+        prefetch(p.k);
+        prefetch(p.v);
+        prefetch(p.g);
+    }
+    __syncthreads();
+    await_launches_ahead();
+    block.look(p.rules.forward.score);
+    int group = __shfl_sync(FULL_WARP, int(threadIdx.x) / WARPGROUP, 0);
+    if (group == 0) {
+        give_registers_back<24>();
+        int warp = __shfl_sync(FULL_WARP, int(threadIdx.x) / WARP, 0);
+        if (warp == 0 && is_elected())
+            bring_tiles(p, block, at);
+        else if (warp >= 1 && warp <= WRITERS && is_elected())
+            add_sums(p, block, at, warp - 1);
+    } else {
+        take_registers<240>();
+        visit_queries(p, block, at, group - 1);
+    }
+}
