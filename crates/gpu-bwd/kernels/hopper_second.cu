@@ -28,11 +28,22 @@
 
 using namespace theria;
 
+#ifndef THERIA_KEPT
+#define THERIA_KEPT 0
+#endif
 constexpr float LOG2_E = 1.4426950408889634f;
 using E = THERIA_ELEMENT;
 constexpr int D = THERIA_D;
 constexpr int STAGES = THERIA_STAGES;
 constexpr bool WITH_COTANGENT_TANGENT = THERIA_WITH_COTANGENT_TANGENT;
+#ifndef THERIA_BUFFERS
+#define THERIA_BUFFERS 1
+#endif
+constexpr int BUFFERS = THERIA_BUFFERS;
+#ifndef THERIA_LATE
+#define THERIA_LATE 0
+#endif
+constexpr int LATE = THERIA_LATE;
 constexpr int QUERIES = D == 64 ? 64 : 32; // of a step
 constexpr int KEYS = 128;                  // of a block
 constexpr int PANELS = D / PANEL;
@@ -59,7 +70,7 @@ struct Parameters {
 
 // Where things lie in shared memory.
 constexpr int K_AT = 0, K_TANGENT_AT = KEY_BYTES, V_AT = 2 * KEY_BYTES, V_TANGENT_AT = 3 * KEY_BYTES;
-constexpr int RING_AT = 4 * KEY_BYTES, CURVED_AT = RING_AT + STAGES * STAGE_BYTES, ROWS_AT = CURVED_AT + CURVED_BYTES;
+constexpr int RING_AT = 4 * KEY_BYTES, CURVED_AT = RING_AT + STAGES * STAGE_BYTES, ROWS_AT = CURVED_AT + BUFFERS * CURVED_BYTES;
 constexpr int RECORDS_AT = ROWS_AT + ROWS_BYTES, BARRIERS_AT = RECORDS_AT + STAGES * RECORD_BYTES;
 constexpr int Q_AT = 0, Q_TANGENT_AT = QUERY_BYTES, G_AT = 2 * QUERY_BYTES, G_TANGENT_AT = 3 * QUERY_BYTES; // of a stage
 
@@ -94,6 +105,11 @@ static THERIA_DEVICE float4 load_vector(unsigned from) {
     asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w) : "r"(from));
     return x;
 }
+static THERIA_DEVICE float load_number(unsigned from) {
+    float x;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(from));
+    return x;
+}
 static THERIA_DEVICE void store_vector(unsigned to, float4 x) {
     asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(x.x), "f"(x.y), "f"(x.z), "f"(x.w) : "memory");
 }
@@ -103,6 +119,12 @@ static THERIA_DEVICE void store_matrices(unsigned to, const unsigned (&x)[4]) {
                  : "memory");
 }
 
+static THERIA_DEVICE void store_word(unsigned to, int x) { asm volatile("st.shared.s32 [%0], %1;" ::"r"(to), "r"(x) : "memory"); }
+static THERIA_DEVICE int load_word(unsigned from) {
+    int x;
+    asm volatile("ld.shared.s32 %0, [%1];" : "=r"(x) : "r"(from) : "memory");
+    return x;
+}
 // One thread asks for everything that the block reads.
 static THERIA_DEVICE void produce(const Parameters &p, const Block &sweep, unsigned memory, Barriers barriers) {
     barriers.stay().arrive_and_expect(4 * KEY_BYTES);
@@ -118,6 +140,7 @@ static THERIA_DEVICE void produce(const Parameters &p, const Block &sweep, unsig
     for (Walk walk(sweep, p.rules.forward); walk.left > 0; walk.advance()) {
         barriers.empty(slot.index).await(slot.parity ^ 1);
         Barrier full = barriers.full(slot.index);
+        store_word(memory + BARRIERS_AT + 40 + 16 * STAGES + 4 * slot.index, sweep.whole(walk.tile) ? -1 : walk.tile * QUERIES);
         full.arrive_and_expect(STAGE_BYTES + RECORD_BYTES);
         unsigned at = memory + RING_AT + slot.index * STAGE_BYTES;
         int i0 = walk.tile * QUERIES;
@@ -177,6 +200,14 @@ static THERIA_DEVICE void multiply(float (&x)[QUERIES / 2], unsigned a, unsigned
                                                         right.at(k / 4 * QUERY_PANEL + k % 4 * 32), adds || k > 0);
 }
 
+// The same with rows that registers keep.
+static THERIA_DEVICE void multiply(float (&x)[QUERIES / 2], const unsigned (&a)[D / 16][4], unsigned b, bool adds) {
+    Operand right(b);
+#pragma unroll
+    for (int k = 0; k < D / 16; ++k)
+        Product<QUERIES, E>::template add<false>(x, a[k], right.at(k / 4 * QUERY_PANEL + k % 4 * 32), adds || k > 0);
+}
+
 // Sums over a step's queries: 64 keys, as left operand.
 using Left = unsigned[QUERIES / 16][4];
 
@@ -207,23 +238,23 @@ struct Consumer {
 
     // Keys that are not there take part in nothing, whatever lies in their place.
     THERIA_DEVICE void clear_missing_keys() const {
-        int there = sweep.there();
-        if (there == KEYS)
+        int left = sweep.length - sweep.first_key();
+        if (left >= KEYS)
             return;
         for (int n = group * WARPGROUP + thread; n < 4 * KEY_BYTES / 16; n += CONSUMERS * WARPGROUP)
-            if (n / 8 % KEYS >= there)
+            if (n / 8 % KEYS >= left)
                 store_vector(memory + K_AT + 16 * n, float4{0, 0, 0, 0});
         publish_stores();
         meet(1, CONSUMERS * WARPGROUP);
     }
 
     // dQ' of the step before, transposed: both terms, over all keys of the block.
-    THERIA_DEVICE void multiply_rows(float (&rows)[PART]) const {
+    THERIA_DEVICE void multiply_rows(float (&rows)[PART], int step) const {
         unsigned wide = D == 128 ? group * KEY_PANEL : 0; // this group's columns of K
         int column = D == 128 ? 0 : 32 * group;           // and its queries
 #pragma unroll
         for (int kind = 0; kind < 2; ++kind) {
-            Operand keys(memory + (kind ? K_TANGENT_AT : K_AT) + wide), curved(memory + curved_at(kind, column));
+            Operand keys(memory + (kind ? K_TANGENT_AT : K_AT) + wide), curved(memory + buffer_of(step) + curved_at(kind, column));
 #pragma unroll
             for (int k = 0; k < KEYS / 16; ++k)
                 Product<32, E>::template add<true, true>(rows, keys.at(k * 16 * PANEL_ROW), curved.at(k * 16 * PANEL_ROW),
@@ -266,11 +297,20 @@ struct Consumer {
     THERIA_DEVICE void work() {
         float scale = float(p.rules.forward.score.scale), factor = scale * LOG2_E;
         float dk[D / 2] = {}, dv[D / 2] = {}, rows[PART] = {};
-        unsigned step = 0;
+        int step = 0;
         Slot<STAGES> slot;
         barriers.stay().await(0);
         clear_missing_keys();
-        for (Walk walk(sweep, p.rules.forward); walk.left > 0; walk.advance(), slot.advance(), ++step) {
+#if THERIA_KEPT
+        unsigned keys[D / 16][4], values[D / 16][4];
+        for (int k = 0; k < D / 16; ++k) {
+            unsigned row = first_row() + thread % 16, chunk = k % 4 * 2 + thread % 32 / 16;
+            load_matrices(keys[k], memory + K_AT + k / 4 * KEY_PANEL + row * PANEL_ROW + ((chunk ^ row % 8) * 16));
+            if (THERIA_KEPT > 1)
+                load_matrices(values[k], memory + V_AT + k / 4 * KEY_PANEL + row * PANEL_ROW + ((chunk ^ row % 8) * 16));
+        }
+#endif
+        for (int steps = sweep.count * p.rules.forward.group.number; step < steps; slot.advance(), ++step) {
             memory = forget(memory);
             unsigned own = memory + 64 * group * PANEL_ROW; // this group's rows of what stays
             unsigned stage = memory + RING_AT + slot.index * STAGE_BYTES;
@@ -280,51 +320,87 @@ struct Consumer {
             // Scores and cotangents, and dQ' of the step before. In the first step that is of nothing: nobody takes it.
             barriers.full(slot.index).await(slot.parity);
             begin_products();
+#if THERIA_KEPT
+            multiply(s, keys, stage + Q_AT, false);
+            multiply(s_tangent, keys, stage + Q_TANGENT_AT, false);
+#else
             multiply(s, own + K_AT, stage + Q_AT, false);
             multiply(s_tangent, own + K_AT, stage + Q_TANGENT_AT, false);
+#endif
             multiply(s_tangent, own + K_TANGENT_AT, stage + Q_AT, true);
+            commit_products();
+#if THERIA_KEPT > 1
+            multiply(dp, values, stage + G_AT, false);
+#else
             multiply(dp, own + V_AT, stage + G_AT, false);
+#endif
             commit_products();
-            if (step)
-                barriers.stored().await((step - 1) & 1);
-            multiply_rows(rows);
-            commit_products();
-            await_products<1>();
+            auto begin_rows = [&] {
+                if (step)
+                    barriers.stored().await((step - 1) & 1);
+                begin_products();
+                multiply_rows(rows, step - 1);
+                commit_products();
+            };
+            auto end_rows = [&] {
+                hold(rows);
+                tell(barriers.read());
+                if (step)
+                    hand_rows_over(rows, (step - 1) & 1);
+                if (BUFFERS == 1 || step)
+                    barriers.read().await((step - (BUFFERS - 1)) & 1);
+                store_curved(1, curved, step);
+            };
+            if (LATE == 0) {
+                begin_rows();
+                await_products<2>();
+            } else
+                await_products<1>();
             hold(s);
             hold(s_tangent);
-            hold(dp);
-            if (!sweep.whole(walk.tile))
-                hide(s, walk.tile * QUERIES);
-            curve(s, s_tangent, dp, weights, weights_tangent, curved, memory + RECORDS_AT + slot.index * RECORD_BYTES, scale,
-                  factor);
+            int i0 = load_word(memory + BARRIERS_AT + 40 + 16 * STAGES + 4 * slot.index);
+            if (i0 >= 0)
+                hide(s, i0);
+            unsigned records = memory + RECORDS_AT + slot.index * RECORD_BYTES + thread % 4 * 2 * int(sizeof(Known));
+            weigh(s, s_tangent, weights, weights_tangent, records, scale, factor);
+            if (LATE == 2)
+                begin_rows();
+            begin_products();
+            add_product(dv, weights_tangent, stage + G_AT);
+            if (WITH_COTANGENT_TANGENT)
+                add_product(dv, weights, stage + G_TANGENT_AT);
+            commit_products();
 
+            await_products<LATE == 1 ? 1 : 2>();
+            hold(dp);
+            curve(s, s_tangent, dp, curved, records);
             hold(s_tangent);
             begin_products();
             multiply(s_tangent, own + V_TANGENT_AT, stage + G_AT, true);
             if (WITH_COTANGENT_TANGENT)
                 multiply(s_tangent, own + V_AT, stage + G_TANGENT_AT, true);
             commit_products();
-            add_product(dv, weights_tangent, stage + G_AT);
-            if (WITH_COTANGENT_TANGENT)
-                add_product(dv, weights, stage + G_TANGENT_AT);
+            if (LATE == 1)
+                begin_rows();
             add_product(dk, curved, stage + Q_TANGENT_AT);
             commit_products();
 
-            await_products<2>();
-            hold(rows);
-            tell(barriers.read());
-            if (step)
-                hand_rows_over(rows, (step - 1) & 1);
-            barriers.read().await(step & 1);
-            store_curved(1, curved);
-
-            await_products<1>();
+            if (LATE != 1) {
+                await_products<LATE == 0 ? 3 : 3>();
+                end_rows();
+                await_products<1>();
+            } else
+                await_products<2>();
             hold(s_tangent);
 #pragma unroll
             for (int n = 0; n < QUERIES / 4; ++n)
                 curved_tangent[n / 4][n % 4] =
                     Half<E>::pair(s[2 * n] * s_tangent[2 * n], s[2 * n + 1] * s_tangent[2 * n + 1]);
-            store_curved(0, curved_tangent);
+            if (LATE == 1) {
+                await_products<1>();
+                end_rows();
+            }
+            store_curved(0, curved_tangent, step);
             publish_stores();
             tell(barriers.stored());
             begin_products();
@@ -338,7 +414,7 @@ struct Consumer {
         if (step) {
             barriers.stored().await((step - 1) & 1);
             begin_products();
-            multiply_rows(rows);
+            multiply_rows(rows, step - 1);
             commit_products();
             await_products<0>();
             hold(rows);
@@ -372,34 +448,51 @@ struct Consumer {
             }
     }
 
-    // What becomes of scores: S to P, S' to what dP' is added to, and the operands P', dS and, where it is one, P.
-    THERIA_DEVICE void curve(float (&s)[QUERIES / 2], float (&s_tangent)[QUERIES / 2], const float (&dp)[QUERIES / 2],
-                             Left &weights, Left &weights_tangent, Left &curved, unsigned records, float scale,
-                             float factor) const {
-        records += thread % 4 * 2 * int(sizeof(Known));
+    // S becomes P, S' what P is multiplied by to be P'. Both as operands: P where it is one.
+    THERIA_DEVICE void weigh(float (&s)[QUERIES / 2], float (&s_tangent)[QUERIES / 2], Left &weights, Left &weights_tangent,
+                             unsigned records, float scale, float factor) const {
 #pragma unroll
         for (int n = 0; n < QUERIES / 8; ++n) {
-            float4 known[2] = {load_vector(records + 8 * n * int(sizeof(Known))),
-                               load_vector(records + (8 * n + 1) * int(sizeof(Known)))};
+            float lse[2], mu[2];
+#pragma unroll
+            for (int c = 0; c < 2; ++c) {
+                lse[c] = load_number(records + (8 * n + c) * int(sizeof(Known))) * LOG2_E;
+                mu[c] = load_number(records + (8 * n + c) * int(sizeof(Known)) + 8);
+            }
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                float p_tangent[2], ds[2];
+                int e = 4 * n + 2 * half, word = 2 * (n % 2) + half;
 #pragma unroll
                 for (int c = 0; c < 2; ++c) {
-                    auto [lse, delta, mu, delta_tangent] = known[c];
-                    int e = 4 * n + 2 * half + c;
-                    float weight = exp2_of(fmaf(s[e], factor, -lse * LOG2_E));
-                    float shifted = fmaf(s_tangent[e], scale, -mu), centred = dp[e] - delta;
-                    s[e] = weight;
-                    s_tangent[e] = fmaf(shifted, centred, -delta_tangent);
-                    p_tangent[c] = weight * shifted;
-                    ds[c] = weight * centred;
+                    s[e + c] = exp2_of(fmaf(s[e + c], factor, -lse[c]));
+                    s_tangent[e + c] = fmaf(s_tangent[e + c], scale, -mu[c]);
                 }
-                int word = 2 * (n % 2) + half;
                 if (WITH_COTANGENT_TANGENT)
-                    weights[n / 2][word] = Half<E>::pair(s[4 * n + 2 * half], s[4 * n + 2 * half + 1]);
-                weights_tangent[n / 2][word] = Half<E>::pair(p_tangent[0], p_tangent[1]);
-                curved[n / 2][word] = Half<E>::pair(ds[0], ds[1]);
+                    weights[n / 2][word] = Half<E>::pair(s[e], s[e + 1]);
+                weights_tangent[n / 2][word] = Half<E>::pair(s[e] * s_tangent[e], s[e + 1] * s_tangent[e + 1]);
+            }
+        }
+    }
+
+    // dS as operand, and what dP' is added to, in place of S'.
+    THERIA_DEVICE void curve(const float (&s)[QUERIES / 2], float (&s_tangent)[QUERIES / 2], const float (&dp)[QUERIES / 2],
+                             Left &curved, unsigned records) const {
+#pragma unroll
+        for (int n = 0; n < QUERIES / 8; ++n) {
+            float delta[2], delta_tangent[2];
+#pragma unroll
+            for (int c = 0; c < 2; ++c) {
+                delta[c] = load_number(records + (8 * n + c) * int(sizeof(Known)) + 4);
+                delta_tangent[c] = load_number(records + (8 * n + c) * int(sizeof(Known)) + 12);
+            }
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                int e = 4 * n + 2 * half;
+                float centred[2] = {dp[e] - delta[0], dp[e + 1] - delta[1]};
+                curved[n / 2][2 * (n % 2) + half] = Half<E>::pair(s[e] * centred[0], s[e + 1] * centred[1]);
+#pragma unroll
+                for (int c = 0; c < 2; ++c)
+                    s_tangent[e + c] = fmaf(s_tangent[e + c], centred[c], -delta_tangent[c]);
             }
         }
     }
@@ -409,11 +502,13 @@ struct Consumer {
     static THERIA_DEVICE unsigned curved_at(int kind, int column) {
         return CURVED_AT + (QUERIES == 64 ? kind * KEY_PANEL : kind * 64) + column * 2;
     }
-    THERIA_DEVICE void store_curved(int kind, const Left &x) const {
-        int lane = thread % WARP, row = first_row() + lane % 16;
+    static THERIA_DEVICE unsigned buffer_of(int step) { return BUFFERS == 2 ? (step & 1) * CURVED_BYTES : 0; }
+    THERIA_DEVICE void store_curved(int kind, const Left &x, int step) const {
+        unsigned lane = forget(thread % WARP), row = first_row() + lane % 16;
+        unsigned first = memory + CURVED_AT + buffer_of(step) + row * PANEL_ROW + ((lane / 16 ^ row % 8) * 16); // of column 0
 #pragma unroll
         for (int k = 0; k < QUERIES / 16; ++k)
-            store_matrices(memory + ((curved_at(kind, 16 * k + lane / 16 * 8) + row * PANEL_ROW) ^ (row % 8 * 16)), x[k]);
+            store_matrices(QUERIES == 64 ? (first ^ 32 * k) + kind * KEY_PANEL : first ^ (32 * k + 64 * kind), x[k]);
     }
 };
 
