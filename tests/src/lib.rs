@@ -7,6 +7,7 @@ pub mod by_host;
 pub mod calls;
 pub mod device;
 pub mod evidence;
+pub mod families;
 pub mod fixtures;
 pub mod judging;
 pub mod on_device;

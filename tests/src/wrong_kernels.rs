@@ -43,6 +43,15 @@ fn suite_of_sweeps() -> Suite {
     suite().only(|name| kept.contains(&name))
 }
 
+/// The same of kernels for Hopper: none of these cases has a score that is looked at for itself.
+fn suite_on_hopper() -> Suite {
+    let mut suite =
+        suite().only(|name| !matches!(name, "everything" | "padding hidden by the lowest number"));
+    // Enough rows for the largest blocks, and blocks of keys that go round together.
+    suite.cases.push(named("many heads".to_owned(), sized(2, [66, 66], 270, 290, 64, 64)));
+    suite
+}
+
 /// Runs the right forward kernel and every wrong one; the wrong ones must fail somewhere.
 pub fn noticed<B, O>(right: &B, wrong: impl Fn(Edit) -> B, oracle: &O) -> Vec<Row>
 where
@@ -59,6 +68,24 @@ where
     O: Attention<f64, Storage = Host>,
 {
     hold(&theria_gpu_bwd::WRONG, "second-order", &suite_of_sweeps(), right, wrong, oracle)
+}
+
+/// The same for the forward on Hopper.
+pub fn noticed_on_hopper<B, O>(right: &B, wrong: impl Fn(Edit) -> B, oracle: &O) -> Vec<Row>
+where
+    B: Attention<bf16>,
+    O: Attention<f64, Storage = Host>,
+{
+    hold(&forward::WRONG_ON_HOPPER, "forward", &suite_on_hopper(), right, wrong, oracle)
+}
+
+/// The same for the sweeps of the other rules on Hopper.
+pub fn noticed_sweeps_on_hopper<B, O>(right: &B, wrong: impl Fn(Edit) -> B, oracle: &O) -> Vec<Row>
+where
+    B: Attention<bf16>,
+    O: Attention<f64, Storage = Host>,
+{
+    hold(&theria_gpu_bwd::WRONG_ON_HOPPER, "second-order", &suite_on_hopper(), right, wrong, oracle)
 }
 
 fn hold<B, O>(
@@ -89,26 +116,29 @@ where
 
 #[cfg(test)]
 mod tests {
-    use theria_gpu_fwd::forward::kernels;
-    use theria_gpu_fwd::{Architecture, Source};
+    use theria_gpu_fwd::{Architecture, Edit, KernelSpec};
+
+    /// What is changed is there once in the text of one of the kernels whose names start like this, or in a header of it.
+    fn all_change(list: &[(&str, Edit)], kernels: &[KernelSpec], start: &str) {
+        let of_these: Vec<&KernelSpec> =
+            kernels.iter().filter(|kernel| kernel.name.starts_with(start)).collect();
+        for (what, edit) in list {
+            let changed = of_these.iter().any(|kernel| kernel.source.edited(*edit).is_some());
+            assert!(changed, "{what}: {edit:?}");
+        }
+    }
 
     #[test]
     fn every_change_is_of_something_that_is_there_once() {
-        let kernels = kernels(Architecture::SM_90A);
-        let fused: Source = kernels.iter().find(|kernel| kernel.name.starts_with("fused")).unwrap().source;
-        for (what, edit) in theria_gpu_fwd::forward::WRONG {
-            assert!(fused.edited(edit).is_some(), "{what}: {edit:?}");
-        }
+        let kernels = theria_gpu_fwd::forward::kernels(Architecture::SM_90A);
+        all_change(&theria_gpu_fwd::forward::WRONG, &kernels, "fused-forward");
+        all_change(&theria_gpu_fwd::forward::WRONG_ON_HOPPER, &kernels, "hopper-forward");
     }
 
     #[test]
     fn every_change_of_a_sweep_is_of_something_that_is_there_once() {
         let kernels = theria_gpu_bwd::kernels(Architecture::SM_90A);
-        let starts = ["fused-jvp", "fused-queries", "fused-keys"];
-        let sources = starts.map(|start| kernels.iter().find(|k| k.name.starts_with(start)).unwrap().source);
-        for (what, edit) in theria_gpu_bwd::WRONG {
-            let changed = sources.iter().filter(|source| source.edited(edit).is_some()).count();
-            assert!(changed > 0, "{what}: {edit:?}");
-        }
+        all_change(&theria_gpu_bwd::WRONG, &kernels, "fused");
+        all_change(&theria_gpu_bwd::WRONG_ON_HOPPER, &kernels, "hopper");
     }
 }

@@ -1,7 +1,7 @@
 //! Phase 9: backward, JVP and second order on a device.
 
 use half::{bf16, f16};
-use theria_contract::Precision;
+use theria_contract::{Precision, Problem, Rule};
 use theria_gpu_bwd::{CudaFused, CudaRef};
 use theria_gpu_fwd::Cuda;
 use theria_gpu_fwd::forward::Table;
@@ -10,12 +10,20 @@ use theria_jvp_hvp::proof::Proof;
 use theria_tests::by_host::ByHost;
 use theria_tests::device::{DeviceSuite, conform, standard};
 use theria_tests::proving::prove;
-use theria_tests::{on_device, recorded_rules, wrong_kernels};
+use theria_tests::{families, on_device, recorded_rules, wrong_kernels};
 
 /// With the shipped choices: evidence speaks for what is shipped.
 fn fused(cuda: &Cuda) -> CudaFused {
     CudaFused::new(cuda.clone()).with_table(Table::default()).with_sweeps(Table::default())
 }
+
+/// The same by portable kernels alone.
+fn portable(cuda: &Cuda) -> CudaFused {
+    fused(cuda).with_portable_kernels()
+}
+
+/// Head dimensions that there are kernels for Hopper for, of every rule.
+const WIDTHS: [usize; 2] = [64, 128];
 
 fn reference(cuda: &Cuda) -> CudaRef {
     CudaRef::new(cuda.clone())
@@ -48,6 +56,29 @@ fn main() {
         })
         .test("fused_in_f16", |cuda| conform::<f16, _, _>(&standard(None), &fused(cuda), &Dense::new()))
         .test("fused_in_bf16", |cuda| conform::<bf16, _, _>(&standard(None), &fused(cuda), &Dense::new()))
+        .test("portable_in_f16", |cuda| conform::<f16, _, _>(&standard(None), &portable(cuda), &Dense::new()))
+        .test("portable_in_bf16", |cuda| {
+            conform::<bf16, _, _>(&standard(None), &portable(cuda), &Dense::new())
+        })
+        .test("kernels_for_hopper_serve_what_they_are_for", |cuda| {
+            let backend = fused(cuda);
+            let of_all = |problem: &Problem| {
+                Rule::ALL.into_iter().flat_map(|rule| backend.kernels(problem, rule)).collect()
+            };
+            families::serves(of_all, &WIDTHS, "cuda-fused")
+        })
+        .test("what_hopper_serves_in_bf16", |cuda| {
+            families::what_hopper_serves::<bf16, _, _>(&fused(cuda), &ByHost(reference(cuda)), &WIDTHS)
+        })
+        .test("what_hopper_serves_in_f16", |cuda| {
+            families::what_hopper_serves::<f16, _, _>(&fused(cuda), &ByHost(reference(cuda)), &WIDTHS)
+        })
+        .test("what_hopper_serves_by_portable_kernels", |cuda| {
+            families::what_hopper_serves::<bf16, _, _>(&portable(cuda), &ByHost(reference(cuda)), &WIDTHS)
+        })
+        .test("both_families_are_alike", |cuda| {
+            families::alike::<bf16, _>(cuda, &fused(cuda), &portable(cuda), Precision::Bf16)
+        })
         .test("random_problems_in_f64_by_the_reference", |cuda| {
             on_device::random_problems::<f64, _, _>(&reference(cuda), &Dense::new(), None)
         })
@@ -73,6 +104,9 @@ fn main() {
         .test("every_time_the_same_bits_in_bf16", |cuda| {
             recorded_rules::same_bits::<bf16, _>(cuda, &fused(cuda))
         })
+        .test("every_time_the_same_bits_in_bf16_by_portable_kernels", |cuda| {
+            recorded_rules::same_bits::<bf16, _>(cuda, &portable(cuda))
+        })
         .test("every_time_the_same_bits_in_f32", |cuda| {
             recorded_rules::same_bits::<f32, _>(cuda, &fused(cuda))
         })
@@ -80,8 +114,12 @@ fn main() {
             recorded_rules::same_bits::<f64, _>(cuda, &reference(cuda))
         })
         .test("wrong_sweeps_are_noticed", |cuda| {
+            let wrong = |edit| portable(cuda).with_edit(edit);
+            wrong_kernels::noticed_sweeps(&portable(cuda), wrong, &ByHost(reference(cuda)))
+        })
+        .test("wrong_sweeps_for_hopper_are_noticed", |cuda| {
             let wrong = |edit| fused(cuda).with_edit(edit);
-            wrong_kernels::noticed_sweeps(&fused(cuda), wrong, &ByHost(reference(cuda)))
+            wrong_kernels::noticed_sweeps_on_hopper(&fused(cuda), wrong, &ByHost(reference(cuda)))
         })
         .run()
 }

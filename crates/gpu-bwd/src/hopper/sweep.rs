@@ -15,6 +15,8 @@ const WRITTEN: u32 = 64;
 const STAGES: u32 = 2;
 /// Buffers in which sums of dQ leave.
 const WRITERS: u32 = 1;
+/// The order in which a warpgroup begins its products.
+const ORDERING: u32 = 0;
 /// Memory that heads which are worked on together may take, so that their queries and sums stay in the cache.
 const NEAR: usize = 16 << 20;
 
@@ -123,6 +125,7 @@ unsafe impl Spec for First {
     fn kernel(&self) -> KernelSpec {
         let mut defines = self.0.defines();
         defines.push(("THERIA_WRITERS", WRITERS.to_string()));
+        defines.push(("THERIA_ORDERING", ORDERING.to_string()));
         KernelSpec {
             name: format!("{}-w{WRITERS}", self.0.name("sweep")),
             source: HOPPER_SWEEP,
@@ -164,7 +167,7 @@ impl Second {
         [self.cut.queries, KEYS, WRITTEN]
     }
 
-    /// K, K′, V, V′; stages of Q, Q′, G, G′; dS′ and dS; sums of dQ′; records; barriers.
+    /// K, K′, V, V′; stages of Q, Q′, G, G′; dS′ and dS; sums of dQ′; records; barriers, and a word for each stage.
     fn shared_bytes(&self) -> u32 {
         let Self { cut, with_cotangent_tangent } = self;
         4 * cut.bytes(KEYS)
@@ -173,7 +176,7 @@ impl Second {
             + 2 * cut.bytes(cut.queries)
             + STAGES * cut.queries * 16
             + 40
-            + 16 * STAGES
+            + (16 + 4) * STAGES
     }
 }
 

@@ -23,7 +23,7 @@ pub use fused::{Choice, CudaFused, FusedForward, Load, Masking, Occasion, Produc
 pub use reference::{CudaRef, ReferenceForward, element_name};
 pub use tuning::{Situation, Table, Tuned};
 #[doc(hidden)]
-pub use wrong::WRONG;
+pub use wrong::{WRONG, WRONG_ON_HOPPER};
 
 use theria_contract::{DType, Problem, Refusal};
 

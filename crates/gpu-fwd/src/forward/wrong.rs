@@ -46,3 +46,40 @@ pub const WRONG: [(&str, Edit); 16] = [
     ("what dropout keeps is not scaled", edit("__fdividef(float(p.score.kept), ", "__fdividef(1.0f, ")),
     ("the scale is left out where scores are looked at", edit("x *= float(p.score.scale);", "")),
 ];
+
+/// The same for the kernel for Hopper. None of these waits for what never comes.
+pub const WRONG_ON_HOPPER: [(&str, Edit); 12] = [
+    (
+        "the first reference is kept whatever comes",
+        edit("if ((top[0] - old[half]) * factor > ROOM) {", "if ((top[0] - old[half]) * factor > 1e30f) {"),
+    ),
+    ("l keeps its old reference", edit("state.sum[half] *= shrink[half];", ";")),
+    ("O keeps its old reference", edit("state.out[n] *= shrink[n / 2 % 2];", ";")),
+    ("what O is divided by keeps its old reference", edit("state.rounded[0] *= shrink[0];", ";")),
+    ("lse is to base 2", edit("(against + log2_of(sum)) * LN_2;", "against + log2_of(sum);")),
+    ("large references are rounded as others are", edit("return !(fabsf(x) < LARGE);", "return false;")),
+    (
+        "a key before the first one is seen",
+        edit(
+            "(INTERVALS ? score.first_key(row + 8 * half, length) : 0) - column;",
+            "(INTERVALS ? score.first_key(row + 8 * half, length) : -1) - column;",
+        ),
+    ),
+    ("a window begins one key too late", edit("if (8 * n + c < first ||", "if (8 * n + c <= first ||")),
+    ("the last key is not seen", edit("8 * n + c >= end))", "8 * n + c + 1 >= end))")),
+    (
+        "all heads have the keys of the first",
+        edit("h_kv = p.group.quotient(h);\n        length", "h_kv = 0;\n        length"),
+    ),
+    (
+        "the second row tile has the queries of the first",
+        edit("begin_scores(b, queries(1), keys(1));", "begin_scores(b, queries(0), keys(1));"),
+    ),
+    (
+        "the rest has the wrong sign",
+        edit(
+            "x -= Element<E>::to_acc(Element<E>::from_acc(x));",
+            "x = Element<E>::to_acc(Element<E>::from_acc(x)) - x;",
+        ),
+    ),
+];

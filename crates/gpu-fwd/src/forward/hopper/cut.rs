@@ -113,11 +113,13 @@ impl HopperForward {
         if self.intervals { tiles } else { tiles.min(multiprocessors as usize) }
     }
 
-    /// Bytes of shared memory of a block: queries, stages of keys and values, a column of ones, barriers.
+    /// Bytes of shared memory of a block: queries, stages of keys and values, a column of ones, what one warpgroup hands to
+    /// the other, barriers.
     fn shared_bytes(&self) -> u32 {
-        let Cut { keys, stages, apart, .. } = self.cut;
+        let Cut { keys, stages, apart, split, .. } = self.cut;
         let ones = if self.rest { 1024 } else { 0 };
-        2 * self.d * self.rows() * (1 + u32::from(apart)) + 4 * self.d * keys * stages + ones + 256
+        let merged = if split { 512 * (self.d / 2 + 8) } else { 0 };
+        2 * self.d * self.rows() * (1 + u32::from(apart)) + 4 * self.d * keys * stages + ones + merged + 256
     }
 }
 
