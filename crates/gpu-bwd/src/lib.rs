@@ -17,7 +17,7 @@ pub use fused::{CudaFused, Staged, SweepOccasion};
 pub use part::{Order, Part};
 pub use reference::CudaRef;
 #[doc(hidden)]
-pub use wrong::WRONG;
+pub use wrong::{ONCE, WITHOUT_RESTS, WRONG};
 
 use theria_gpu_fwd::{Architecture, KernelSpec, Spec};
 
