@@ -16,13 +16,14 @@
 // the keys that count came later, the block knows that at the end, and sweeps once more with c = μ. A row whose window
 // begins inside a step sees a key or two of it, whose mean says little: under windows a short sweep goes ahead, over
 // enough keys for every row of the block, and leaves c alone.
+//
+// What rounding took from O is subtracted with it, where it was kept. Where that of O' is to be kept, the sums of P and H
+// are of what is multiplied, rounded: see fused_forward.cu.
 #include "curve.cuh"
 
 using namespace theria;
 
 constexpr int STAGE_BYTES = 2 * (KeyTile::BYTES + ValueTile::BYTES);
-// What rounding took from O is added to what is subtracted, where it was kept. And where it is to be kept of O', the sums
-// of P and H are of what is multiplied, rounded: see fused_forward.cu.
 constexpr bool CENTRED = ROUNDS;
 // What is summed with another c than the last may be this part of a row's weight: less than what rounding takes.
 constexpr float NEGLIGIBLE = 1.0f / 4096;

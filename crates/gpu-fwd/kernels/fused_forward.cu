@@ -6,9 +6,9 @@
 //     l = l + Σ_j P_j,  O = O + (z ∘ P)·V
 //     O / l,  lse = ln l + r·ln 2
 //
-// Where what rounding takes from O is kept beside it, l is the sum of P as it is multiplied, rounded: O is a mean of values
-// only with their own weights. Then what rowsum(G ∘ O) is off is of the size of what rounding takes from dS, and not of
-// what it takes from dP. lse is off by a rounding of the element type at most, which is one factor of a whole row.
+// Where what rounding takes from O is kept beside it, l is the sum of P as it is multiplied, rounded: O is a mean of
+// values only with their own weights. Then what rowsum(G ∘ O) is off is of the size of what rounding takes from dS, and
+// not of what it takes from dP. lse is off by a rounding of the element type at most, one factor of a whole row.
 //
 // Key groups split the keys of a stage among them and are added up at the end: this is for few queries, where
 // more rows would not fill the device.

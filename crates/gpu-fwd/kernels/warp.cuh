@@ -423,7 +423,8 @@ static THERIA_DEVICE void put(const Sums &out, const float (&weight)[ROW_TILES][
                         float2 rounded = Math::rounded(x.x, x.y);
                         x = {x.x - rounded.x, x.y - rounded.y};
                     }
-                    Math::store_pair(OutTile::at(memory, 16 * r + 8 * half + lane / 4, 8 * n + 2 * (lane % 4)), x.x, x.y);
+                    Math::store_pair(OutTile::at(memory, 16 * r + 8 * half + lane / 4, 8 * n + 2 * (lane % 4)),
+                                     x.x, x.y);
                 }
     if (KEY_GROUPS == 1)
         __syncwarp();
