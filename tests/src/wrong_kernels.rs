@@ -4,12 +4,12 @@
 //! that the right one does not.
 
 use half::bf16;
-use theria_contract::conformance::{Amplitude, Case, MaskPattern, Suite};
-use theria_contract::{Attention, Causal, Host, Window};
+use theria_contract::conformance::{Amplitude, Case, MaskPattern, Optional, Suite};
+use theria_contract::{Attention, Causal, Host, ProblemBuilder, Window};
 use theria_gpu_fwd::{Edit, forward};
 
 use crate::device::conform;
-use crate::evidence::Row;
+use crate::evidence::{Row, rows_of};
 use crate::on_device::{named, sized};
 
 /// Cases that between them notice every mistake.
@@ -88,6 +88,42 @@ where
     hold(&theria_gpu_bwd::WRONG_ON_HOPPER, "second-order", &suite_on_hopper(), right, wrong, oracle)
 }
 
+/// Cases whose weights are peaked, so that 16 bits of O are too few for δ.
+fn suite_of_rests() -> Suite {
+    let case = |name: &str, builder: ProblemBuilder| Case {
+        amplitude: Amplitude::Grid,
+        ..named(name.to_owned(), builder.scale(0.5))
+    };
+    let cases = vec![
+        case("peaked", sized(2, [2, 1], 150, 150, 64, 64)),
+        case("peaked, causal", sized(2, [2, 1], 150, 150, 64, 64).causal(Causal::TopLeft)),
+        case("peaked, narrow", sized(2, [2, 2], 140, 150, 16, 16)),
+    ];
+    Suite { cases, precision: None }
+}
+
+/// Sweeps that no block makes once more. With what rounding took from O in δ they are exact all the same, and without
+/// it they are not: what is kept beside O is what makes them so.
+pub fn rests_are_needed<B, O>(once: &B, without_rests: &B, oracle: &O) -> Vec<Row>
+where
+    B: Attention<bf16>,
+    O: Attention<f64, Storage = Host>,
+{
+    // In calls without rests δ is as coarse as O is, and a second sweep is what makes up for it.
+    let with_rests = |backend: &B| {
+        let mut report = suite_of_rests().run::<bf16, _, _>(backend, oracle);
+        report.outcomes.retain(|outcome| !outcome.form.leaves_out(Optional::Rest));
+        rows_of(&report)
+    };
+    let (mut rows, found) = (with_rests(once), with_rests(without_rests));
+    let failed: Vec<&Row> = found.iter().filter(|row| row.verdict == "failed").collect();
+    let by: Vec<&str> = failed.iter().map(|row| row.name.as_str()).collect();
+    let holds = !failed.is_empty() && !failed.iter().any(|row| row.reason.starts_with("returned"));
+    let name = "noticed: statistics do not know what rounding took";
+    rows.push(Row::statement(name, "backward", "cuda-fused", "bf16", holds, format!("by {}", by.join("; "))));
+    rows
+}
+
 fn hold<B, O>(
     list: &[(&str, Edit)],
     rule: &str,
@@ -140,5 +176,8 @@ mod tests {
         let kernels = theria_gpu_bwd::kernels(Architecture::SM_90A);
         all_change(&theria_gpu_bwd::WRONG, &kernels, "fused");
         all_change(&theria_gpu_bwd::WRONG_ON_HOPPER, &kernels, "hopper");
+        all_change(&[("every block sweeps once", theria_gpu_bwd::ONCE)], &kernels, "fused-queries");
+        let statistics = [("statistics know no rests", theria_gpu_bwd::WITHOUT_RESTS)];
+        all_change(&statistics, &kernels, "reference-statistics");
     }
 }

@@ -1,9 +1,10 @@
 //! Phase 0: the contract can be trusted, because its suite fails what is broken.
 
+use half::bf16;
 use rayon::prelude::*;
 use theria_contract::conformance::controls::{Fault, Faulty};
 use theria_contract::conformance::{Report, Suite, Verdict, standard_cases};
-use theria_contract::{Attention, Host, philox4x32_10};
+use theria_contract::{Attention, Element, Host, philox4x32_10};
 use theria_jvp_hvp::{Dense, Streaming};
 use theria_tests::evidence::{self, Row};
 
@@ -14,40 +15,43 @@ fn small_cases() -> Suite {
     suite
 }
 
-fn judged<B: Attention<f32, Storage = Host>>(suite: &Suite, backend: B, fault: Fault) -> Report {
-    suite.run::<f32, _, _>(&Faulty::new(backend, fault), &Dense::new())
+fn judged<E: Element, B: Attention<E, Storage = Host>>(suite: &Suite, backend: B, fault: Fault) -> Report {
+    suite.run::<E, _, _>(&Faulty::new(backend, fault), &Dense::new())
 }
 
 /// Runs one control. The row's error counts what is wrong with it: the fault went unnoticed, or a
 /// call failed that cannot show it.
-fn control<B: Attention<f32, Storage = Host>>(suite: &Suite, backend: B, fault: Fault) -> Row {
+fn control<E: Element, B: Attention<E, Storage = Host>>(suite: &Suite, backend: B, fault: Fault) -> Row {
     let problem =
         |name| &suite.cases.iter().find(|case| case.name == name).expect("a case of the suite").problem;
     let name = format!("faulty {}", backend.name());
-    let report = judged(suite, backend, fault);
+    let report = judged::<E, B>(suite, backend, fault);
     let caught: Vec<_> = report.with(Verdict::Failed).collect();
     let elsewhere =
         caught.iter().filter(|outcome| !fault.can_show(problem(outcome.case), &outcome.form)).count();
     let unnoticed = usize::from(caught.is_empty() && fault != Fault::None);
     let rule = caught.first().map_or(fault.rule(), |outcome| outcome.rule);
     let wrong = (elsewhere + unnoticed) as f64;
-    Row::measured(format!("control: {fault:?}"), rule.name(), &name, "f32", wrong, 0.0)
+    Row::measured(format!("control: {fault:?}"), rule.name(), &name, E::DTYPE.name(), wrong, 0.0)
 }
 
 /// Controls on one backend, and the wrapper without a fault: nothing of it may fail.
-fn controls<B>(backend: B, faults: &[Fault]) -> Vec<Row>
+fn controls<E, B>(backend: B, faults: &[Fault]) -> Vec<Row>
 where
-    B: Attention<f32, Storage = Host> + Copy + Sync,
+    E: Element,
+    B: Attention<E, Storage = Host> + Copy + Sync,
 {
     let suite = small_cases();
-    faults.par_iter().chain(&[Fault::None]).map(|fault| control(&suite, backend, *fault)).collect()
+    faults.par_iter().chain(&[Fault::None]).map(|fault| control::<E, B>(&suite, backend, *fault)).collect()
 }
 
 /// Every control on a backend that has all rules and reads everything that other rules saved.
 fn all_controls() -> Vec<Row> {
     let mut faults = Fault::ALL.to_vec();
     faults.push(Fault::OutputTangentIgnored);
-    controls(Streaming::new(), &faults)
+    let mut rows = controls::<f32, _>(Streaming::new(), &faults);
+    rows.extend(controls::<bf16, _>(Streaming::new(), &Fault::OF_ROUNDING));
+    rows
 }
 
 /// The generator against the vectors of its authors; the row's error counts wrong words.
@@ -103,6 +107,6 @@ fn a_suite_without_cases_does_not_pass() {
 /// P′ ∘ dP + P ∘ dP′.
 #[test]
 fn a_backend_that_does_not_read_the_saved_output_tangent_cannot_mistake_it() {
-    let report = judged(&small_cases(), Dense::new(), Fault::OutputTangentIgnored);
+    let report = judged::<f32, _>(&small_cases(), Dense::new(), Fault::OutputTangentIgnored);
     assert_eq!(report.count(Verdict::Failed), 0);
 }

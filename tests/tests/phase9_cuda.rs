@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 use theria_contract::{Precision, Problem, Rule};
-use theria_gpu_bwd::{CudaFused, CudaRef};
+use theria_gpu_bwd::{CudaFused, CudaRef, ONCE, WITHOUT_RESTS};
 use theria_gpu_fwd::Cuda;
 use theria_gpu_fwd::forward::Table;
 use theria_jvp_hvp::Dense;
@@ -112,6 +112,11 @@ fn main() {
         })
         .test("every_time_the_same_bits_in_f64_by_the_reference", |cuda| {
             recorded_rules::same_bits::<f64, _>(cuda, &reference(cuda))
+        })
+        .test("what_rounding_took_makes_one_sweep_enough", |cuda| {
+            let once = || portable(cuda).with_edit(ONCE);
+            let without_rests = once().with_edit_of_statistics(WITHOUT_RESTS);
+            wrong_kernels::rests_are_needed(&once(), &without_rests, &Dense::new())
         })
         .test("wrong_sweeps_are_noticed", |cuda| {
             let wrong = |edit| portable(cuda).with_edit(edit);

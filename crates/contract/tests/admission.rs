@@ -4,8 +4,8 @@ use std::cell::Cell;
 
 use theria_contract::{
     Attention, Checks, Cotangent, DType, Directions, Error, Host, Inputs, Layout, Primal, Problem, Qkv,
-    Refusal, Result, Rule, SavedView, SavedViewMut, Support, Tangent, Tensor, TensorView, TensorViewMut,
-    Workspace, saved_mut, saved_view,
+    Refusal, Result, Rule, SavedTensor, SavedView, SavedViewMut, Support, Tangent, Tensor, TensorView,
+    TensorViewMut, Workspace, saved_mut, saved_view,
 };
 
 /// A backend that only counts its kernel calls and writes what it is told to.
@@ -15,6 +15,7 @@ struct Counter {
     checks: Checks,
     writes: f32,
     refuses: bool,
+    keeps: bool,
 }
 
 impl Attention<f32> for Counter {
@@ -35,6 +36,9 @@ impl Attention<f32> for Counter {
     fn workspace_bytes(&self, _problem: &Problem, _rule: Rule) -> usize {
         128
     }
+    fn keeps_rest(&self, _problem: &Problem) -> bool {
+        self.keeps
+    }
     fn forward_kernel(
         &self,
         _problem: &Problem,
@@ -45,6 +49,9 @@ impl Attention<f32> for Counter {
         self.kernels.set(self.kernels.get() + 1);
         saved.0.output.fill(self.writes);
         saved.0.lse.fill(f32::NEG_INFINITY);
+        if let Some(rest) = &mut saved.0.rest {
+            rest.fill(0.0);
+        }
         Ok(())
     }
     fn backward_kernel(
@@ -186,6 +193,47 @@ fn outputs_and_cotangents_are_held_against_the_problem_too() {
 }
 
 #[test]
+fn a_rest_is_made_where_it_is_kept_and_held_against_the_problem() {
+    let (data, problem) = (Data::new(), problem());
+    let inputs = data.inputs();
+    let inputs = Primal(&inputs);
+    assert_eq!(Counter::default().forward(&problem, inputs).unwrap().0.rest, None);
+    let counter = Counter { keeps: true, checks: Checks::Finite, ..Counter::default() };
+    let mut saved = counter.forward(&problem, inputs).unwrap().0;
+    assert_eq!(saved.rest, Some(Tensor::zeros(problem.shape().output()).unwrap()));
+
+    let mut workspace = Workspace::new(128);
+    let mut wrong = Tensor::<f32>::zeros([2, 2, 3, 5]).unwrap();
+    let mut into = saved_mut::<Host, f32>(&mut saved);
+    into.rest = Some(wrong.view_mut());
+    let error = counter.forward_into(&problem, inputs, Primal(into), &mut workspace).unwrap_err();
+    assert!(matches!(error, Error::Shape { name: "out_rest", expected: [2, 2, 3, 6], .. }), "{error}");
+
+    let g = Tensor::<f32>::zeros(problem.shape().output()).unwrap();
+    let backward = |saved: &SavedTensor<Host, f32>| {
+        counter.backward(&problem, inputs, Primal(saved), Cotangent(g.view())).map(drop)
+    };
+    let read = |rest| SavedTensor::<Host, f32> { rest, ..saved.clone() };
+    let error = backward(&read(Some(wrong.clone()))).unwrap_err();
+    assert!(matches!(error, Error::Shape { name: "out_rest", .. }), "{error}");
+    // Whoever saved it: with and without is the same to a rule.
+    backward(&read(None)).unwrap();
+    backward(&saved).unwrap();
+    let mut lost = saved.rest.clone().unwrap();
+    lost.view_mut().set([0, 1, 2, 3], f32::NAN);
+    let error = backward(&read(Some(lost))).unwrap_err();
+    assert!(matches!(error, Error::NonFinite { name: "out_rest", count: 1, output: false }), "{error}");
+
+    let along = Tangent(Directions::default());
+    let mut tangent = counter.allocate_saved(&problem).unwrap();
+    tangent.rest = Some(wrong);
+    let into = Tangent(saved_mut::<Host, f32>(&mut tangent));
+    let saved = Primal(saved_view::<Host, f32>(&saved));
+    let error = counter.jvp_into(&problem, inputs, saved, along, into, &mut workspace).unwrap_err();
+    assert!(matches!(error, Error::Shape { name: "out_tangent_rest", .. }), "{error}");
+}
+
+#[test]
 fn a_workspace_that_is_too_small_is_refused_with_both_sizes() {
     let (counter, data) = (Counter::default(), Data::new());
     let mut saved = counter.allocate_saved(&problem()).unwrap();
@@ -250,7 +298,7 @@ fn finite_checks_read_what_was_saved() {
     let counter = Counter { checks: Checks::Finite, ..Counter::default() };
     let mut saved = counter.forward(&problem, Primal(&data.inputs())).unwrap();
     let g = Tensor::<f32>::zeros(problem.shape().output()).unwrap();
-    let backward = |saved: &Primal<theria_contract::SavedTensor<Host, f32>>| {
+    let backward = |saved: &Primal<SavedTensor<Host, f32>>| {
         counter.backward(&problem, Primal(&data.inputs()), saved.as_ref(), Cotangent(g.view())).map(drop)
     };
     backward(&saved).unwrap();

@@ -16,13 +16,14 @@
 // the keys that count came later, the block knows that at the end, and sweeps once more with c = μ. A row whose window
 // begins inside a step sees a key or two of it, whose mean says little: under windows a short sweep goes ahead, over
 // enough keys for every row of the block, and leaves c alone.
+//
+// What rounding took from O is subtracted with it, where it was kept. Where that of O' is to be kept, the sums of P and H
+// are of what is multiplied, rounded: see fused_forward.cu.
 #include "curve.cuh"
 
 using namespace theria;
 
 constexpr int STAGE_BYTES = 2 * (KeyTile::BYTES + ValueTile::BYTES);
-// What rounding took from O is added to what is subtracted, where it was kept. And where it is to be kept of O', the sums
-// of P and H are of what is multiplied, rounded: see fused_forward.cu.
 constexpr bool CENTRED = ROUNDS;
 // What is summed with another c than the last may be this part of a row's weight: less than what rounding takes.
 constexpr float NEGLIGIBLE = 1.0f / 4096;
@@ -134,24 +135,20 @@ static THERIA_DEVICE bool settle(Moving &state, const Scores &p, const Scores &s
 
 // H in place of S', and the sums of P and H. ROUNDED: as they are multiplied.
 template <bool ROUNDED>
-static THERIA_DEVICE void move(Moving &state, Scores &p, Scores &s_tangent, float scale) {
+static THERIA_DEVICE void move(Moving &state, const Scores &p, Scores &s_tangent, float scale) {
 #pragma unroll
     for (int r = 0; r < ROW_TILES; ++r)
 #pragma unroll
         for (int half = 0; half < 2; ++half)
 #pragma unroll
             for (int n = 0; n < STEP / 8; ++n) {
-                float *weight = &p[r][n].x[2 * half], *moved = &s_tangent[r][n].x[2 * half];
+                const float *weight = &p[r][n].x[2 * half];
+                float *moved = &s_tangent[r][n].x[2 * half];
 #pragma unroll
                 for (int c = 0; c < 2; ++c)
                     moved[c] = weight[c] * fmaf(moved[c], scale, -state.centre[r][half]);
-                if (ROUNDED) {
-                    float2 w = Math::rest_of(weight[0], weight[1]), m = Math::rest_of(moved[0], moved[1]);
-                    weight[0] -= w.x, weight[1] -= w.y;
-                    moved[0] -= m.x, moved[1] -= m.y;
-                }
-                state.sum[r][half] += weight[0] + weight[1];
-                state.dot[r][half] += moved[0] + moved[1];
+                state.sum[r][half] += sum_of<ROUNDED>(weight[0], weight[1]);
+                state.dot[r][half] += sum_of<ROUNDED>(moved[0], moved[1]);
             }
 }
 
@@ -246,17 +243,26 @@ static THERIA_DEVICE bool good_centre(Moving &state, unsigned tile, const Rules 
     return good;
 }
 
-// What rounding took from O in two columns of a row, where it was kept.
-static THERIA_DEVICE float2 beside(const Forward &f, const Rows &at, int i, int column) {
-    if (!ROUNDS || !f.rest.data || i >= f.score.t)
-        return {0, 0};
-    const E *row = f.rest.at<E>(at.b, at.h, i);
-    return {column < f.dv ? Element<E>::to_acc(row[column]) : 0, column + 1 < f.dv ? Element<E>::to_acc(row[column + 1]) : 0};
+// Takes the rows in a warp's tile, each so many times, from A.
+static THERIA_DEVICE void subtract(Sums &out, unsigned tile, const float (&times)[ROW_TILES][2]) {
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+#pragma unroll
+            for (int n = 0; n < DV / 8; ++n) {
+                float2 o = Math::load_pair(place_of(tile, r, half, n));
+                float *x = &out[r][n].x[2 * half];
+                x[0] = fmaf(-times[r][half], o.x, x[0]);
+                x[1] = fmaf(-times[r][half], o.y, x[1]);
+            }
 }
 
-// O' and μ of a warp's rows, by way of its tile, in which O lies. O' takes the place of A.
+// O' and μ of a warp's rows, by way of its tile, in which O lies.
 static THERIA_DEVICE void finish(Moving &state, unsigned tile, const Rules &p, const Rows &at) {
     const Forward &f = p.forward;
+    float shift[ROW_TILES][2], weight[ROW_TILES][2];
+    int left = f.score.t - at.first;
 #pragma unroll
     for (int r = 0; r < ROW_TILES; ++r)
 #pragma unroll
@@ -265,33 +271,28 @@ static THERIA_DEVICE void finish(Moving &state, unsigned tile, const Rules &p, c
             int i = at.row(r, half);
             if (threadIdx.x % 4 == 0 && i < f.score.t)
                 *p.mu.at<float>(at.b, at.h, i) = end.mu;
+            shift[r][half] = end.shift;
+            weight[r][half] = 1;
 #pragma unroll
             for (int n = 0; n < DV / 8; ++n) {
-                unsigned place = place_of(tile, r, half, n);
-                float2 o = Math::load_pair(place), rest = beside(f, at, i, 8 * n + 2 * (threadIdx.x % 4));
-                float *x = &state.out[r][n].x[2 * half];
-                x[0] = fmaf(x[0], end.weight, -end.shift * (o.x + rest.x));
-                x[1] = fmaf(x[1], end.weight, -end.shift * (o.y + rest.y));
-                Math::store_pair(place, x[0], x[1]);
+                state.out[r][n].x[2 * half] *= end.weight;
+                state.out[r][n].x[2 * half + 1] *= end.weight;
             }
         }
-    __syncwarp();
-    OutTile::write(tile, p.out_tangent, at.b, at.h, at.first, f.score.t - at.first, f.dv, f.vectors);
-    if (!p.rest_tangent.data)
-        return;
-    __syncwarp();
-#pragma unroll
-    for (int r = 0; r < ROW_TILES; ++r)
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-#pragma unroll
-            for (int n = 0; n < DV / 8; ++n) {
-                const float *x = &state.out[r][n].x[2 * half];
-                float2 rest = Math::rest_of(x[0], x[1]);
-                Math::store_pair(place_of(tile, r, half, n), rest.x, rest.y);
-            }
-    __syncwarp();
-    OutTile::write(tile, p.rest_tangent, at.b, at.h, at.first, f.score.t - at.first, f.dv, f.vectors);
+    // O, then what rounding took from it. Written out, the second would cost registers.
+    int terms = ROUNDS && f.rest.data ? 2 : 1;
+#pragma unroll 1
+    for (int term = 0; term < terms; ++term) {
+        if (term > 0)
+            OutTile::read(tile, f.rest, at.b, at.h, at.first, left, f.dv, f.vectors);
+        subtract(state.out, tile, shift);
+        __syncwarp();
+    }
+    put(state.out, weight, tile, p.out_tangent, f.dv, f, at);
+    if (p.rest_tangent.data) {
+        __syncwarp();
+        put<true>(state.out, weight, tile, p.rest_tangent, f.dv, f, at);
+    }
 }
 
 // A step of keys at `k`, those of K' behind them, and of values at `v`, those of V' behind them.

@@ -37,9 +37,9 @@ constexpr bool REPEATS = !FACTORED;
 template <class> constexpr float TOLERATED = 1.0f / 512;
 template <> constexpr float TOLERATED<f16> = 1.0f / 4096;
 // The same where what rounding took from O and O' was kept: so many times as much. What is left comes from P, which the
-// forward rounded to multiply it, and is in dS what a rounding or two of the element type are: 2√2 of TOLERATED at most
-// in a row of two keys. What O and O' lack beside it, 2^-17 of rowsum(|G ∘ O|) in bf16, comes to more in those rows alone
-// whose dP are all but one number, and these are lost without another sweep.
+// forward rounded to multiply it. It is in dS what a rounding or two of the element type are: √2 of TOLERATED at most in
+// a row of two keys, twice that were seen in others. What O and O' lack beside it, 2^-17 of rowsum(|G ∘ O|) in bf16,
+// comes to more in those rows alone whose dP are all but one number, and they are lost without another sweep.
 constexpr float BESIDE_RESTS = 4;
 
 // Sums along a row that show what δ and δ' are off, in the columns of a lane.

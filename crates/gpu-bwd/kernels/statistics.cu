@@ -1,8 +1,7 @@
 // What backward and second order know of each query before they sweep.
 //
-// The light way reads outputs: δ = rowsum(G ∘ O), δ' = rowsum(G' ∘ O + G ∘ O'). It is as exact as O and O' are, which
-// have what rounding took from them added where it was kept. The
-// other way sweeps along the keys,
+// The light way reads outputs: δ = rowsum(G ∘ O), δ' = rowsum(G' ∘ O + G ∘ O'). It is as exact as O and O' are, to which
+// what rounding took is added where it was kept. The other way sweeps along the keys,
 //
 //     Σ = rowsum(exp(S - lse))    factor = 1 / Σ    δ = rowsum(P ∘ dP) / Σ    δ' = rowsum(P' ∘ dP + P ∘ dP') / Σ
 //

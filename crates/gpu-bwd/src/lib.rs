@@ -19,7 +19,7 @@ pub use fused::{CudaFused, Staged, SweepOccasion};
 pub use part::{Order, Part};
 pub use reference::CudaRef;
 #[doc(hidden)]
-pub use wrong::{WRONG, WRONG_ON_HOPPER};
+pub use wrong::{ONCE, WITHOUT_RESTS, WRONG, WRONG_ON_HOPPER};
 
 use theria_gpu_fwd::{Architecture, KernelSpec, Spec};
 

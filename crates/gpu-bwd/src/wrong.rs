@@ -9,8 +9,15 @@ const fn edit(from: &'static str, to: &'static str) -> Edit {
     unsafe { Edit::new(from, to) }
 }
 
+/// Sweeps over queries that no block makes once more: dQ is of δ as statistics made it.
+pub const ONCE: Edit = edit("if (!REPEATS || !__syncthreads_or(!good))", "if (true)");
+
+/// Statistics that do not know what rounding took from O and O′.
+pub const WITHOUT_RESTS: Edit =
+    edit("const E *beside = rest.data ? rest.at<E>(batch, h, i) : nullptr;", "const E *beside = nullptr;");
+
 /// What is wrong, and the change that makes it so.
-pub const WRONG: [(&str, Edit); 12] = [
+pub const WRONG: [(&str, Edit); 13] = [
     ("δ is left out", edit("float centred = dp - row.delta();", "float centred = dp;")),
     ("δ′ is left out", edit("p * (dp_tangent - row.delta_tangent())", "p * dp_tangent")),
     ("μ is left out", edit("p * fmaf(s_tangent, scale, -row.mu());", "p * (s_tangent * scale);")),
@@ -20,6 +27,10 @@ pub const WRONG: [(&str, Edit); 12] = [
     ("(P ∘ Z)ᵀ G′ is lost", edit("add_values<WHOLE>(dv, s, g_tangent, count);", ";")),
     ("P V′ is lost", edit("add_values<WHOLE>(state.out, s, v + ValueTile::BYTES, count);", ";")),
     ("μ is without c", edit("shift + state.centre[r][half];", "shift;")),
+    (
+        "what rounding took from O′ has the wrong sign",
+        edit("x = {x.x - rounded.x, x.y - rounded.y};", "x = {rounded.x - x.x, rounded.y - x.y};"),
+    ),
     ("dQ knows no dropout", edit("at.row(r, half), j) ? kept : 0;", "at.row(r, half), j) ? kept : kept;")),
     ("dK and dV know no dropout", edit("drops = !kept_by_dropout(p.forward.score, b, h, i, j);", ";")),
     ("only the first query head counts for shared keys", edit("total = stages * group;", "total = stages;")),

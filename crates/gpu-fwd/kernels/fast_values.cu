@@ -62,5 +62,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, THERIA_BLOCKS) kernel(cons
             state.top[r][half] = row[0];
             state.sum[r][half] = lane % 4 == 0 ? row[1] : 0; // `write` adds the lanes of a row up
         }
-    write<false>(state, shared_address(memory) + row_warp * Tile<Math, WARP_ROWS, DV>::BYTES, p, at);
+    write(state, shared_address(memory) + row_warp * Tile<Math, WARP_ROWS, DV>::BYTES, p, at);
 }

@@ -42,6 +42,9 @@ using E = Math::Element;
 constexpr int D = THERIA_D, KEYS = THERIA_KEYS, STAGES = THERIA_STAGES;
 constexpr int GROUPS = THERIA_GROUPS, TILES = THERIA_TILES;
 constexpr bool INTERVALS = THERIA_INTERVALS; // whether there are causal masks and windows, or lengths alone
+#ifndef THERIA_ONES
+#define THERIA_ONES 0
+#endif
 constexpr bool REST = THERIA_REST, TURNS = THERIA_TURNS, APART = THERIA_APART, SPLIT = THERIA_SPLIT;
 
 constexpr int THREADS = (GROUPS + 1) * WARPGROUP, GROUP_WARPS = WARPGROUP / WARP;
@@ -136,7 +139,8 @@ struct Work {
 struct Steps {
     int first, whole, part, last;
 
-    THERIA_DEVICE Steps(const Forward &p, const Work &work, int row) {
+    THERIA_DEVICE Steps(const Forward &p, const Work &work, int group_row) {
+        int row = work.row + group_row;
         first = whole = part = last = 0;
         if (row >= p.score.t)
             return;
@@ -156,6 +160,9 @@ struct Steps {
         part = max_of(min_of(unsigned(max_of(work.end - low, 0)) / KEYS, last), whole);
     }
 };
+
+// What is the same in all lanes of a warp, and the compiler knows it.
+THERIA_DEVICE int uniform(int x) { return __shfl_sync(FULL_WARP, x, 0); }
 
 // The compiler does not know that this is what it was.
 THERIA_DEVICE unsigned anew(unsigned x) {
@@ -186,8 +193,6 @@ static THERIA_DEVICE void produce(const Given &given, unsigned memory, const Bar
     unsigned q_parity = 0;
     for (unsigned index = blockIdx.x; index < given.blocks; index += gridDim.x) {
         Work work(p, index);
-        if (work.steps == 0)
-            continue;
         auto bring_keys = [&](int step) {
             barriers.k_empty(k.index).await(k.parity ^ 1);
             Barrier full = barriers.k_full(k.index);
@@ -208,7 +213,8 @@ static THERIA_DEVICE void produce(const Given &given, unsigned memory, const Bar
                       work.h_kv, work.b);
             v.advance();
         };
-        bring_keys(0);
+        if (work.steps > 0)
+            bring_keys(0);
         barriers.q_empty().await(q_parity ^ 1);
         barriers.q_full().arrive_and_expect(QUERY_BYTES);
 #pragma unroll
@@ -219,7 +225,8 @@ static THERIA_DEVICE void produce(const Given &given, unsigned memory, const Bar
             bring_keys(step);
             bring_values(step - 1);
         }
-        bring_values(work.steps - 1);
+        if (work.steps > 0)
+            bring_values(work.steps - 1);
     }
 }
 
@@ -269,7 +276,7 @@ static THERIA_DEVICE void begin_values(State &state, const Weights &weights, uns
 #pragma unroll
     for (int k = 0; k < KEY_DEPTHS; ++k) {
         Product<D, E>::add<true>(state.out, weights[k], ahead(panel(values, KEY_PANEL), k * 16 * PANEL_ROW), true);
-        if (REST)
+        if (REST && THERIA_ONES)
             Product<8, E>::add<false>(state.rounded, weights[k], panel(ones), true);
     }
     commit_products();
@@ -282,7 +289,7 @@ static THERIA_DEVICE void hold_weights(Weights &weights) {
 }
 static THERIA_DEVICE void hold_sums(State &state) {
     hold(state.out);
-    if (REST)
+    if (REST && THERIA_ONES)
         hold(state.rounded);
 }
 
@@ -300,6 +307,23 @@ static THERIA_DEVICE void look(Scores &s, const Score &score, int row, int key0,
                 if (8 * n + c < first || (INTERVALS && 8 * n + c >= end))
                     s[4 * n + 2 * half + c] = -infinity();
     }
+}
+
+#ifndef THERIA_POLYNOMIAL
+#define THERIA_POLYNOMIAL 0
+#endif
+// 2 to the power of x without the unit that has exponentials, which would be waited for. Exactly 0 from -127 down.
+THERIA_DEVICE float exp2_by_polynomial(float x) {
+    constexpr float SHIFT = 12582912; // the last bit of the sum is that of 1
+    x = fmaxf(x, -127.0f);
+    float whole = x + SHIFT;
+    float rest = x - (whole - SHIFT);
+    float y = 0.00965671f;
+    y = fmaf(y, rest, 0.05583828f);
+    y = fmaf(y, rest, 0.2402253f);
+    y = fmaf(y, rest, 0.69313673f);
+    y = fmaf(y, rest, 1.0f);
+    return __int_as_float(__float_as_int(y) + (__float_as_int(whole) << 23));
 }
 
 // P in place of S, and its sums in l. Whether a reference of this warp has moved: then O must be multiplied by `shrink`.
@@ -348,19 +372,52 @@ static THERIA_DEVICE bool weigh(State &state, Scores &s, float factor, float (&s
     for (int n = 0; n < KEYS / 8; ++n)
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
-            float x = exp2_of(fmaf(s[4 * n + c], factor, -against[c / 2]));
+            float x = fmaf(s[4 * n + c], factor, -against[c / 2]);
+            x = THERIA_POLYNOMIAL && n % (THERIA_POLYNOMIAL + !THERIA_POLYNOMIAL) == 0 ? exp2_by_polynomial(x) : exp2_of(x);
             s[4 * n + c] = x;
             state.sum[c / 2] += x;
         }
     return moves;
 }
 
-static THERIA_DEVICE void round(Weights &weights, const Scores &s) {
+// The compiler would await products first, and take exponentials when nothing is left that they could hide. It does not
+// know that no sum is negative.
+static THERIA_DEVICE void finish(const State &state) {
+#ifdef THERIA_NO_FINISH
+    return;
+#endif
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "setp.lt.f32 p, %0, 0f00000000;\n"
+                 "@p nanosleep.u32 0;\n"
+                 "}" ::"f"(state.sum[0] + state.sum[1]) : "memory");
+}
+
+THERIA_DEVICE float2 unpack(unsigned pair, bf16) { return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000)}; }
+THERIA_DEVICE float2 unpack(unsigned pair, f16) {
+    float2 x;
+    asm("{\n"
+        ".reg .b16 first, second;\n"
+        "mov.b32 {first, second}, %2;\n"
+        "cvt.f32.f16 %0, first;\n"
+        "cvt.f32.f16 %1, second;\n"
+        "}"
+        : "=f"(x.x), "=f"(x.y)
+        : "r"(pair));
+    return x;
+}
+
+static THERIA_DEVICE void round(State &state, Weights &weights, const Scores &s) {
 #pragma unroll
     for (int k = 0; k < KEY_DEPTHS; ++k)
 #pragma unroll
-        for (int n = 0; n < 4; ++n)
+        for (int n = 0; n < 4; ++n) {
             weights[k][n] = Math::pair(s[8 * k + 2 * n], s[8 * k + 2 * n + 1]);
+            if (REST && !THERIA_ONES) {
+                float2 x = unpack(weights[k][n], E{});
+                state.rounded[n % 2 * 2] += x.x + x.y;
+            }
+        }
 }
 
 static THERIA_DEVICE void scale(State &state, const float (&shrink)[2]) {
@@ -380,32 +437,33 @@ struct Consumer {
     const Given &given;
     Barriers barriers;
     unsigned memory;
+    int own_group;
     float factor;
     unsigned q_parity = 0;
     unsigned past = 0; // steps of the tiles before
     unsigned count;    // of the ring: the step that this warpgroup is at
 
     THERIA_DEVICE Consumer(const Given &given, unsigned memory, const Barriers &barriers)
-        : given(given), barriers(barriers), memory(memory), factor(float(given.forward.score.scale) * LOG2_E),
+        : given(given), barriers(barriers), memory(memory), own_group(uniform(threadIdx.x / WARPGROUP) - 1), factor(float(given.forward.score.scale) * LOG2_E),
           count(SPLIT ? group() : 0) {}
 
-    THERIA_DEVICE static int group() { return threadIdx.x / WARPGROUP - 1; }
+    THERIA_DEVICE int group() const { return own_group; }
     THERIA_DEVICE static int warp() { return threadIdx.x / WARP % GROUP_WARPS; } // of the warpgroup
     THERIA_DEVICE static int lane() { return threadIdx.x % WARP; }
     // The first row of the warpgroup, and those of this thread, in the block.
-    THERIA_DEVICE static int group_row() { return SPLIT ? 0 : group() * GROUP_ROWS; }
-    THERIA_DEVICE static int own_row() { return group_row() + warp() * 16 + lane() / 4; }
+    THERIA_DEVICE int group_row() const { return SPLIT ? 0 : group() * GROUP_ROWS; }
+    THERIA_DEVICE int own_row() const { return group_row() + warp() * 16 + lane() / 4; }
 
     // Places of this step (0), and of the next one (1).
     THERIA_DEVICE unsigned place(int ahead) const { return (count + ahead * STRIDE) % STAGES; }
     THERIA_DEVICE unsigned parity(int ahead) const { return (count + ahead * STRIDE) / STAGES % 2; }
     THERIA_DEVICE unsigned queries(int tile) const { return memory + (group_row() + tile * TILE) * PANEL_ROW; }
     THERIA_DEVICE unsigned keys(int ahead) const { return memory + KEYS_AT + place(ahead) * KEY_BYTES; }
-    THERIA_DEVICE unsigned values() const { return memory + VALUES_AT + place(0) * KEY_BYTES; }
+    THERIA_DEVICE unsigned values(int ahead = 0) const { return memory + VALUES_AT + place(ahead) * KEY_BYTES; }
     THERIA_DEVICE unsigned ones() const { return memory + ONES_AT; }
 
     THERIA_DEVICE void await_keys(int ahead) const { barriers.k_full(place(ahead)).await(parity(ahead)); }
-    THERIA_DEVICE void await_values() const { barriers.v_full(place(0)).await(parity(0)); }
+    THERIA_DEVICE void await_values(int ahead = 0) const { barriers.v_full(place(ahead)).await(parity(ahead)); }
     THERIA_DEVICE static void let_go(Barrier empty) {
         if (lane() == 0)
             empty.arrive();
@@ -475,7 +533,7 @@ struct Consumer {
         hold(s);
         let_keys_go(0);
         look_and_weigh(state, s, index, steps, step, 0, shrink);
-        round(weights, s);
+        round(state, weights, s);
         for (step += STRIDE; step < steps.last; step += STRIDE) {
             await_keys(1);
             await_turn();
@@ -487,6 +545,7 @@ struct Consumer {
             hold(s);
             let_keys_go(1);
             bool moved = look_and_weigh(state, s, index, steps, step, 0, shrink);
+            finish(state);
             await_products<0>();
             hold_sums(state);
             hold_weights(weights);
@@ -494,7 +553,7 @@ struct Consumer {
             count += STRIDE;
             if (moved)
                 scale(state, shrink);
-            round(weights, s);
+            round(state, weights, s);
         }
         let_queries_go();
         await_values();
@@ -511,7 +570,7 @@ struct Consumer {
         float shrink[2];
         if (look_and_weigh(state, s, index, steps, step, tile, shrink))
             scale(state, shrink);
-        round(weights, s);
+        round(state, weights, s);
     }
 
     // The steps of two row tiles: see the picture above.
@@ -540,13 +599,14 @@ struct Consumer {
             await_values();
             begin_values(first, weights_a, values(), ones());
             weigh_tile(second, b, weights_b, index, steps, step, 1);
-            await_products<0>();
+            begin_values(second, weights_b, values(), ones());
+            await_products<1>();
             hold(a);
             hold_sums(first);
             hold_weights(weights_a);
             begin_scores(b, queries(1), keys(1));
-            begin_values(second, weights_b, values(), ones());
             weigh_tile(first, a, weights_a, index, steps, step + 1, 0);
+            finish(first);
             await_products<0>();
             hold(b);
             hold_sums(second);
@@ -570,14 +630,16 @@ struct Consumer {
     }
 
     THERIA_DEVICE void sweep_all(State (&states)[TILES], unsigned index) {
-        Work work(given.forward, index);
-        if (work.steps == 0)
-            return;
-        Steps steps(given.forward, work, work.row + group_row());
+        Steps steps(given.forward, Work(given.forward, index), group_row());
         barriers.q_full().await(q_parity);
         q_parity ^= 1;
+        steps.first = uniform(steps.first);
+        steps.whole = uniform(steps.whole);
+        steps.part = uniform(steps.part);
+        steps.last = uniform(steps.last);
         skip(0, steps.first);
         sweep(states, index, steps);
+        Work work(given.forward, anew(index));
         skip(steps.last, work.steps);
         if (SPLIT)
             past += work.steps;
@@ -635,6 +697,11 @@ struct Consumer {
             float sum = state.sum[half];
             sum += __shfl_xor_sync(FULL_WARP, sum, 1);
             sum += __shfl_xor_sync(FULL_WARP, sum, 2);
+            if (REST && !THERIA_ONES) {
+                float &x = state.rounded[2 * half];
+                x += __shfl_xor_sync(FULL_WARP, x, 1);
+                x += __shfl_xor_sync(FULL_WARP, x, 2);
+            }
             float top = state.top[half], against = reference(top, factor);
             float lse = is_large(against) ? fmaf(top, factor * LN_2, log2_of(sum) * LN_2) : (against + log2_of(sum)) * LN_2;
             weight[half] = __fdividef(1, REST ? state.rounded[2 * half] : sum);
@@ -714,7 +781,7 @@ struct Consumer {
             for (int tile = 0; tile < TILES; ++tile)
                 if (work.row + group_row() + tile * TILE < p.score.t && (!SPLIT || group() == 0))
                     write(states[tile], work, tile);
-            if (!APART && work.steps > 0 && lane() == 0) {
+            if (!APART && lane() == 0) {
                 await_left<0>();
                 barriers.q_empty().arrive();
             }

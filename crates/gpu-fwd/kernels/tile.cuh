@@ -109,11 +109,11 @@ template <class E> struct Half {
         load_b_columns<PITCH>(b, at, lane);
     }
 
-    // What rounding takes from two neighbours.
-    static THERIA_DEVICE float2 rest_of(float first, float second) {
-        unsigned rounded = pair(first, second);
-        E x = {static_cast<unsigned short>(rounded)}, y = {static_cast<unsigned short>(rounded >> 16)};
-        return {first - theria::Element<E>::to_acc(x), second - theria::Element<E>::to_acc(y)};
+    // Two neighbours as they are in memory.
+    static THERIA_DEVICE float2 rounded(float first, float second) {
+        unsigned both = pair(first, second);
+        E x = {static_cast<unsigned short>(both)}, y = {static_cast<unsigned short>(both >> 16)};
+        return {theria::Element<E>::to_acc(x), theria::Element<E>::to_acc(y)};
     }
 
     // Two neighbours into memory.
@@ -134,9 +134,6 @@ template <class E> struct Half {
     }
 
     // K columns of accumulators as an operand: what a lane holds of one is what it must hold of the other.
-    // Ones alone: the product with them is a sum of rows, in every column.
-    static THERIA_DEVICE B ones();
-
     static constexpr int PIECES = 2;
     static THERIA_DEVICE A from_pieces(const Piece *s) {
         return {{pair(s[0].x[0], s[0].x[1]), pair(s[0].x[2], s[0].x[3]), pair(s[1].x[0], s[1].x[1]),
@@ -154,9 +151,6 @@ template <> THERIA_DEVICE unsigned Half<f16>::pair(float first, float second) {
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(second), "f"(first));
     return y;
 }
-
-template <> THERIA_DEVICE Half<bf16>::B Half<bf16>::ones() { return {{0x3F803F80u, 0x3F803F80u}}; }
-template <> THERIA_DEVICE Half<f16>::B Half<f16>::ones() { return {{0x3C003C00u, 0x3C003C00u}}; }
 
 #define THERIA_MULTIPLY(SHAPE_AND_TYPES)                                                                     \
     asm("mma.sync.aligned." SHAPE_AND_TYPES " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "      \
@@ -278,8 +272,7 @@ template <int TERMS> struct Single {
         }
     }
 
-    // Nothing is rounded on its way to memory.
-    static THERIA_DEVICE float2 rest_of(float, float) { return {0, 0}; }
+    static THERIA_DEVICE float2 rounded(float first, float second) { return {first, second}; }
 
     static THERIA_DEVICE void write_pair(float *at, float first, float second) {
         *reinterpret_cast<float2 *>(at) = {first, second};

@@ -48,10 +48,8 @@ struct State {
     Sums out;
     float top[ROW_TILES][2]; // the score that exponents are taken against; -inf until a key is seen
     float sum[ROW_TILES][2]; // of the columns of this lane
-    // Of P as it is multiplied, where rests are kept: the first and the third number, whole in every lane.
-    Piece rounded[ROW_TILES];
 
-    THERIA_DEVICE State() : out{}, sum{}, rounded{} {
+    THERIA_DEVICE State() : out{}, sum{} {
 #pragma unroll
         for (int r = 0; r < ROW_TILES; ++r)
             top[r][0] = top[r][1] = -infinity();
@@ -341,10 +339,6 @@ static THERIA_DEVICE bool refer(State &state, const Scores &s, float factor) {
             plain = plain && top != -infinity() && !Reference(top, factor).large();
             state.top[r][half] = top;
             state.sum[r][half] *= shrink;
-            if (ROUNDS) {
-                state.rounded[r].x[2 * half] *= shrink;
-                state.rounded[r].x[2 * half + 1] *= shrink;
-            }
 #pragma unroll
             for (int n = 0; n < DV / 8; ++n) {
                 state.out[r][n].x[2 * half] *= shrink;
@@ -367,7 +361,16 @@ static THERIA_DEVICE void exponentials(const State &state, Scores &s, float fact
         }
 }
 
+// The sum of two neighbours. ROUNDED: as they are multiplied.
+template <bool ROUNDED> static THERIA_DEVICE float sum_of(float first, float second) {
+    float2 p = {first, second};
+    if (ROUNDED)
+        p = Math::rounded(first, second);
+    return p.x + p.y;
+}
+
 // l += Σ P.
+template <bool ROUNDED = false>
 static THERIA_DEVICE void add_sums(State &state, const Scores &s) {
 #pragma unroll
     for (int r = 0; r < ROW_TILES; ++r)
@@ -375,19 +378,7 @@ static THERIA_DEVICE void add_sums(State &state, const Scores &s) {
         for (int half = 0; half < 2; ++half)
 #pragma unroll
             for (int n = 0; n < STEP / 8; ++n)
-                state.sum[r][half] += s[r][n].x[2 * half] + s[r][n].x[2 * half + 1];
-}
-
-// The same of P as it is multiplied: rounded. O is a mean of values only with their own weights, and what is kept
-// beside it is smaller than what another sum would be off.
-static THERIA_DEVICE void add_rounded_sums(State &state, const Scores &s) {
-    if constexpr (ROUNDS) {
-#pragma unroll
-        for (int k = 0; k < STEP / Math::K; ++k)
-#pragma unroll
-            for (int r = 0; r < ROW_TILES; ++r)
-                Math::multiply(state.rounded[r], Math::from_pieces(&s[r][k * Math::PIECES]), Math::ones());
-    }
+                state.sum[r][half] += sum_of<ROUNDED>(s[r][n].x[2 * half], s[r][n].x[2 * half + 1]);
 }
 
 // z ∘ P: what dropout drops is zero. The factor of what it keeps comes at the end.
@@ -428,9 +419,12 @@ static THERIA_DEVICE void put(const Sums &out, const float (&weight)[ROW_TILES][
             for (int n = 0; n < DV / 8; ++n)
                 if (group_of(n) == group) {
                     float2 x = {out[r][n].x[2 * half] * weight[r][half], out[r][n].x[2 * half + 1] * weight[r][half]};
-                    if (REST)
-                        x = Math::rest_of(x.x, x.y);
-                    Math::store_pair(OutTile::at(memory, 16 * r + 8 * half + lane / 4, 8 * n + 2 * (lane % 4)), x.x, x.y);
+                    if (REST) {
+                        float2 rounded = Math::rounded(x.x, x.y);
+                        x = {x.x - rounded.x, x.y - rounded.y};
+                    }
+                    Math::store_pair(OutTile::at(memory, 16 * r + 8 * half + lane / 4, 8 * n + 2 * (lane % 4)),
+                                     x.x, x.y);
                 }
     if (KEY_GROUPS == 1)
         __syncwarp();
@@ -442,7 +436,6 @@ static THERIA_DEVICE void put(const Sums &out, const float (&weight)[ROW_TILES][
 }
 
 // O and lse of a warp's rows, and what rounding takes from O where it is kept.
-template <bool BESIDE = true>
 static THERIA_DEVICE void write(const State &state, unsigned memory, const Forward &p, const Rows &at, int group = 0) {
     int lane = threadIdx.x % WARP;
     float weight[ROW_TILES][2];
@@ -477,8 +470,7 @@ static THERIA_DEVICE void write(const State &state, unsigned memory, const Forwa
         for (int half = 0; half < 2; ++half) {
             unsigned bit = 1 << (2 * r + half);
             float lse = Reference(state.top[r][half], factor).lse(sum[r][half], factor);
-            float whole = ROUNDS && BESIDE && p.rest.data ? state.rounded[r].x[2 * half] : sum[r][half];
-            weight[r][half] = __fdividef(float(p.score.kept), whole);
+            weight[r][half] = __fdividef(float(p.score.kept), sum[r][half]);
             if (empty & bit) {
                 lse = lost & bit ? not_a_number() : -infinity();
                 weight[r][half] = lost & bit ? not_a_number() : 0;

@@ -47,3 +47,44 @@ pub(super) fn wrong<E: Element>(
     let by_chance = (of_rests * of_errors / f64::max(count, 1.0)).sqrt();
     (along < -NEVER_BY_CHANCE * by_chance).then(|| "what rounding took has the wrong sign".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+
+    /// What is wanted, what was made of it, and what rounding took.
+    fn rounded(shape: [usize; 4]) -> [Tensor<f64>; 3] {
+        let wanted = |[_, h, i, c]: [usize; 4]| ((h * 31 + i * 7 + c * 3 + 1) as f64).sin();
+        let made = |at| bf16::from_f64(wanted(at)).to_f64();
+        let rest = |at| bf16::rest_of(wanted(at) as f32).to_f64();
+        [
+            Tensor::from_fn(shape, wanted).unwrap(),
+            Tensor::from_fn(shape, made).unwrap(),
+            Tensor::from_fn(shape, rest).unwrap(),
+        ]
+    }
+
+    fn judged(change: impl Fn([usize; 4], f64) -> f64) -> Option<String> {
+        let [wanted, made, rest] = rounded([1, 2, 10, 8]);
+        let rest = Tensor::from_fn(rest.shape(), |at| bf16::from_f64(change(at, rest.at(at)))).unwrap();
+        wrong(&rest, &made, &wanted)
+    }
+
+    #[test]
+    fn what_rounding_took_passes_and_nothing_of_another_size_or_sign() {
+        assert_eq!(judged(|_, rest| rest), None);
+        assert!(judged(|_, rest| -rest).unwrap().contains("wrong sign"));
+        assert!(judged(|_, rest| 4.0 * rest).unwrap().contains("rounding took"));
+        let unwritten = |at, rest| if at == [0, 1, 9, 7] { f64::NAN } else { rest };
+        assert!(judged(unwritten).unwrap().contains("[0, 1, 9, 7]"));
+    }
+
+    #[test]
+    fn a_type_that_does_not_round_has_nothing_beside_it() {
+        let [wanted, _, rest] = rounded([1, 1, 3, 2]);
+        assert_eq!(wrong(&Tensor::<f64>::zeros([1, 1, 3, 2]).unwrap(), &wanted, &wanted), None);
+        assert!(wrong(&rest, &wanted, &wanted).is_some());
+    }
+}

@@ -99,6 +99,14 @@ impl CudaFused {
         self
     }
 
+    /// With row statistics that have a change in their sources.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_edit_of_statistics(mut self, edit: Edit) -> Self {
+        self.pairs = Library::edited(self.cuda.device().clone(), edit);
+        self
+    }
+
     /// Its forward, to be asked for choices.
     pub fn forward_backend(&self) -> &forward::CudaFused {
         &self.forward

@@ -236,7 +236,8 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// That of a call, with what was saved and, all zero where there is none, its rest. `vectors` says whether all rows that a kernel copies are whole vectors.
+    /// That of a call, with what was saved; its rest is all zero where there is none. `vectors` says whether all rows that
+    /// a kernel copies are whole vectors.
     pub fn of<E: Element>(
         problem: &Problem,
         inputs: &Inputs<'_, Cuda, E>,

@@ -10,7 +10,7 @@ const fn edit(from: &'static str, to: &'static str) -> Edit {
 }
 
 /// What is wrong, and the change that makes it so.
-pub const WRONG: [(&str, Edit); 16] = [
+pub const WRONG: [(&str, Edit); 18] = [
     (
         "a reference is trusted whatever it gives",
         edit("good = good && sum[r][0] <= LIMIT && sum[r][1] <= LIMIT;", ""),
@@ -44,6 +44,11 @@ pub const WRONG: [(&str, Edit); 16] = [
         edit("words.word[0] : words.word[2]) < p", "words.word[0] : words.word[2]) >= p"),
     ),
     ("what dropout keeps is not scaled", edit("__fdividef(float(p.score.kept), ", "__fdividef(1.0f, ")),
+    (
+        "what rounding took has the wrong sign",
+        edit("x = {x.x - rounded.x, x.y - rounded.y};", "x = {rounded.x - x.x, rounded.y - x.y};"),
+    ),
+    ("what rounding took is O itself", edit("x = {x.x - rounded.x, x.y - rounded.y};", ";")),
     ("the scale is left out where scores are looked at", edit("x *= float(p.score.scale);", "")),
 ];
 
