@@ -238,6 +238,9 @@ where
 }
 
 /// Whether kernels of this family serve problems of these head dimensions, by the names of the kernels.
+///
+/// # Panics
+/// If a problem cannot be made.
 pub fn serves(kernels: impl Fn(&Problem) -> Vec<String>, widths: &[usize], backend: &str) -> Vec<Row> {
     let row = |width: usize| {
         let problem = sized(2, [4, 2], 333, 290, width, width).build().expect("a problem");
