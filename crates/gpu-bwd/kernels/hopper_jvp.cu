@@ -6,12 +6,13 @@
 //
 //     μ = c + m / Σ                         O' = A / Σ - (m / Σ)·(O + rest)
 //
-// What c is, and why any c will do, stands in fused_jvp.cu. Here Σ and m are sums of the weights as they were rounded to
-// be multiplied: what V has in common over the keys leaves O' then, whatever rounding did. They cost no additions: V has
-// a column more, which is one for the products with H, and V' has another, which is one for those with P.
+// What c is, and why any c will do, stands in fused_jvp.cu. Here Σ and m are sums of the weights as they were rounded
+// to be multiplied: what V has in common over the keys leaves O' then, whatever rounding did. They cost no additions:
+// V has a column more, which is one for the products with H, and V' has another, which is one for those with P. What is
+// left of O' is as exact as O with its rest is, so nothing is swept twice.
 //
-// A block works on tiles of 128 queries, one after the other: 64 of them for each of two warpgroups that multiply. A third
-// one brings operands.
+// A block works on tiles of 128 queries, one after the other: 64 of them for each of two warpgroups that multiply. A
+// third one brings operands.
 //
 //                 Q, Q' of a tile          K, K' of a step       V, V' of a step
 //     barriers    queries_full             keys_full             values_full             bytes have come
@@ -27,8 +28,9 @@
 //     free the keys; H of n + 1                        |  A
 //     free the values; round P and H                   |
 //
-// Turns: one warpgroup begins all its products before the other one does, so that one of them has products to do while
-// the other one has exponents.
+// Turns, at a width of 64: one warpgroup begins all its products before the other one does, so that one of them has
+// products to do while the other one has exponents. At 128 products take longer, and each goes at its own pace over the
+// steps that concern its own queries.
 //
 // In the end O and its rest come into the places of Q and Q', and O' and its rest leave from there.
 #include "hopper.cuh"
@@ -39,6 +41,7 @@ using namespace theria;
 using E = THERIA_ELEMENT;
 constexpr int D = THERIA_D, KEYS = THERIA_KEYS;
 constexpr int CONSUMERS = 2, STAGES = 2;
+constexpr bool TURNS = D == 64;
 constexpr int THREADS = WARPGROUP * (1 + CONSUMERS);
 constexpr int OWN_ROWS = 64, ROWS = OWN_ROWS * CONSUMERS; // queries of a warpgroup, and of a block
 constexpr int PANELS = D / PANEL;
@@ -77,11 +80,10 @@ struct Memory {
     THERIA_DEVICE Barrier keys_free(int slot) const { return barrier(3 * CONSUMERS + STAGES + slot); }
     THERIA_DEVICE Barrier values_full(int slot) const { return barrier(3 * CONSUMERS + 2 * STAGES + slot); }
     THERIA_DEVICE Barrier values_free(int slot) const { return barrier(3 * CONSUMERS + 3 * STAGES + slot); }
-
 };
 
-// Slots of operands, one after the other. Every tile of queries begins at slot 0, which the compiler knows then: so each
-// slot has a parity of its own.
+// Slots of operands, one after the other. Every tile of queries begins at slot 0, which the compiler knows then: so
+// each slot has a parity of its own.
 struct Ring {
     int index = 0;
     unsigned parities = 0; // of the barriers that wait for data
@@ -136,15 +138,17 @@ struct Work {
         h_kv = p.group.quotient(h);
         length = p.score.keys_of(b);
         begin = p.score.first_key(first, length);
-        int end = p.score.end_key(min_of(first + ROWS, p.score.t) - 1, length);
-        steps = end > begin ? (end - begin + KEYS - 1) / KEYS : 0;
+        steps = steps_to(p.score.end_key(min_of(first + ROWS, p.score.t) - 1, length));
     }
+    // Steps until all keys before `end` are done.
+    THERIA_DEVICE int steps_to(int end) const { return end > begin ? (end - begin + KEYS - 1) / KEYS : 0; }
     THERIA_DEVICE int key(int step) const { return begin + step * KEYS; }
 };
 
 // ---- The warpgroup that brings operands: one thread of it. ----
 
-static THERIA_DEVICE void bring_tile(unsigned to, unsigned panel_bytes, const TensorMap &map, Barrier full, int row, int h, int b) {
+static THERIA_DEVICE void bring_tile(unsigned to, unsigned panel_bytes, const TensorMap &map, Barrier full, int row,
+                                     int h, int b) {
 #pragma unroll
     for (int n = 0; n < PANELS; ++n)
         bring(to + n * panel_bytes, map, full, n * PANEL, row, h, b);
@@ -208,7 +212,11 @@ struct Sums {
             hold(first);
         hold(last);
     }
-    THERIA_DEVICE float &at(int n, int c) { return n < 8 * (PANELS - 1) ? first[4 * n + c] : last[4 * (n - 8 * (PANELS - 1)) + c]; }
+    // Element c of the piece of columns 8 n and what follows.
+    THERIA_DEVICE float at(int n, int c) const {
+        constexpr int BEFORE = 8 * (PANELS - 1);
+        return n < BEFORE ? first[4 * n + c] : last[4 * (n - BEFORE) + c];
+    }
 };
 
 // Queries of this thread: row 16 warp + lane / 4 of its warpgroup's, and eight further.
@@ -218,6 +226,7 @@ struct Own {
     const Work &work;
     int consumer; // which of the warpgroups
     int row;      // the first of the two
+    int from, to; // steps that concern this warpgroup
     int low, high; // keys that all its queries see
     float scale, factor; // exponent of 2: S·factor - origin
     float origin[2];
@@ -231,6 +240,8 @@ struct Own {
         int first = work.first + consumer * OWN_ROWS, last = min_of(first + OWN_ROWS, score.t) - 1;
         row = first + threadIdx.x % WARPGROUP / WARP * 16 + threadIdx.x % WARP / 4;
         bool there = first < score.t; // what becomes of queries that do not exist does not matter
+        from = TURNS || !there ? 0 : min_of((score.first_key(first, work.length) - work.begin) / KEYS, work.steps);
+        to = TURNS ? work.steps : !there ? 0 : max_of(from, work.steps_to(score.end_key(last, work.length)));
         low = there ? score.first_key(last, work.length) : 0;
         high = there ? score.end_key(first, work.length) : Score::UNBOUNDED;
         scale = float(score.scale);
@@ -370,8 +381,10 @@ static THERIA_DEVICE void begin_scores(Scores &s, Scores &s_tangent, const Own &
 struct Values {
     unsigned long long first, last;
 
-    THERIA_DEVICE Values(unsigned values, unsigned unit)
-        : first(panel(values)), last(panel(values + (PANELS - 1) * Memory::KEY_PANEL, unit - values - (PANELS - 1) * Memory::KEY_PANEL)) {}
+    THERIA_DEVICE Values(unsigned values, unsigned unit) : first(panel(values)) {
+        unsigned at = values + (PANELS - 1) * Memory::KEY_PANEL;
+        last = panel(at, unit - at);
+    }
 
     // A += W·V of piece k of sixteen keys. The column stays where it is, so it is nearer for later pieces.
     THERIA_DEVICE void add_to(Sums &sums, const unsigned (&w)[4], int k) const {
@@ -398,15 +411,18 @@ static THERIA_DEVICE void begin_values(Sums &sums, const Weights &h, const Weigh
 // All threads of this warpgroup meet.
 static THERIA_DEVICE void meet_own(int consumer) { meet(1 + consumer, WARPGROUP); }
 
-// Values of keys that do not exist may be anything, and a weight of zero does not save from that. Every warpgroup clears
-// them for itself: what the other one may be reading there at the moment is zero already.
+// Values of keys that do not exist may be anything, and a weight of zero does not save from that. Every warpgroup
+// clears them for itself: what the other one may be reading there at the moment is zero already.
 static THERIA_DEVICE void clear_values(const Own &own, int slot, int step) {
     int first = own.work.length - own.work.key(step);
     if (first >= KEYS)
         return;
-    for (int n = 0; n < 2 * PANELS; ++n)
-        for (int at = first * PANEL_ROW / 4 + threadIdx.x % WARPGROUP; at < int(Memory::KEY_PANEL / 4); at += WARPGROUP)
-            asm volatile("st.shared.b32 [%0], %1;" ::"r"(own.memory.values(slot) + n * Memory::KEY_PANEL + 4 * at), "r"(0) : "memory");
+    for (int n = 0; n < 2 * PANELS; ++n) {
+        unsigned values = own.memory.values(slot) + n * Memory::KEY_PANEL;
+        unsigned at = first * PANEL_ROW + 4 * (threadIdx.x % WARPGROUP);
+        for (; at < Memory::KEY_PANEL; at += 4 * WARPGROUP)
+            asm volatile("st.shared.b32 [%0], %1;" ::"r"(values + at), "r"(0) : "memory");
+    }
     publish_stores();
     meet_own(own.consumer);
 }
@@ -418,11 +434,29 @@ static THERIA_DEVICE void free(Barrier barrier) {
         barrier.arrive();
 }
 
-static THERIA_DEVICE void await_turn(int consumer) { meet(1 + CONSUMERS + consumer, 2 * WARPGROUP); }
-static THERIA_DEVICE void pass_turn(int consumer) { pass(1 + CONSUMERS + (consumer + 1) % CONSUMERS, 2 * WARPGROUP); }
+static THERIA_DEVICE void await_turn(int consumer) {
+    if (TURNS)
+        meet(1 + CONSUMERS + consumer, 2 * WARPGROUP);
+}
+static THERIA_DEVICE void pass_turn(int consumer) {
+    if (TURNS)
+        pass(1 + CONSUMERS + (consumer + 1) % CONSUMERS, 2 * WARPGROUP);
+}
+
+// Steps that do not concern this warpgroup.
+static THERIA_DEVICE void pass_over(const Memory &memory, Ring &at, int count) {
+    for (int n = 0; n < count; ++n) {
+        memory.keys_full(at.index).await(at.parity());
+        free(memory.keys_free(at.index));
+        memory.values_full(at.index).await(at.parity());
+        free(memory.values_free(at.index));
+        at.advance();
+    }
+}
 
 // P and H of a step, when all but LATER of the groups of products that were begun since its scores are done.
-template <int LATER> static THERIA_DEVICE void make_weights(Scores &s, Scores &s_tangent, Own &own, int slot, int step) {
+template <int LATER>
+static THERIA_DEVICE void make_weights(Scores &s, Scores &s_tangent, Own &own, int slot, int step) {
     await_products<LATER + 1>();
     hold(s);
     weigh(s, own, step);
@@ -432,13 +466,9 @@ template <int LATER> static THERIA_DEVICE void make_weights(Scores &s, Scores &s
     move(own, s, s_tangent, step);
 }
 
-// The sweep over the keys.
+// The sweep over the keys that concern a warpgroup; there are some.
 static THERIA_DEVICE void sweep(Sums &sums, Own &own, Ring &at) {
     const Memory &memory = own.memory;
-    int steps = own.work.steps;
-    at.index = 0;
-    if (steps == 0)
-        return;
     Scores s, s_tangent;
     Weights p, h;
     if (own.consumer == CONSUMERS - 1)
@@ -447,11 +477,11 @@ static THERIA_DEVICE void sweep(Sums &sums, Own &own, Ring &at) {
     await_turn(own.consumer);
     begin_scores(s, s_tangent, own, at.index);
     pass_turn(own.consumer);
-    make_weights<0>(s, s_tangent, own, at.index, 0);
+    make_weights<0>(s, s_tangent, own, at.index, own.from);
     round_to(p, s);
     round_to(h, s_tangent);
     Ring next = at; // slots of keys: a step ahead of those of values
-    for (int step = 0; step < steps - 1; ++step) {
+    for (int step = own.from; step < own.to - 1; ++step) {
         next.advance();
         memory.keys_full(next.index).await(next.parity());
         await_turn(own.consumer);
@@ -470,7 +500,7 @@ static THERIA_DEVICE void sweep(Sums &sums, Own &own, Ring &at) {
         at = next;
     }
     memory.values_full(at.index).await(at.parity());
-    clear_values(own, at.index, steps - 1);
+    clear_values(own, at.index, own.to - 1);
     await_turn(own.consumer);
     begin_values(sums, h, p, memory, at.index);
     pass_turn(own.consumer);
@@ -487,61 +517,78 @@ static THERIA_DEVICE unsigned place_of(unsigned tile, int row, int n) {
     return tile + n / 8 * Memory::QUERY_PANEL + row * PANEL_ROW + (n % 8 ^ row % 8) * 16 + threadIdx.x % 4 * 4;
 }
 
-// O', its rest and μ.
-static THERIA_DEVICE void finish(Sums &sums, const Own &own) {
-    const Parameters &all = own.all;
-    const Rules &rules = all.rules;
-    const Memory &memory = own.memory;
-    Barrier saved = memory.saved_full(own.consumer);
-    bool has_rest = rules.forward.rest.data, makes_rest = rules.rest_tangent.data;
-    int first = own.consumer * OWN_ROWS;
-    unsigned out = memory.queries() + first * PANEL_ROW, rest = memory.queries_tangent() + first * PANEL_ROW;
-    meet_own(own.consumer); // nobody reads Q and Q' any more
-    bool leads = threadIdx.x % WARPGROUP == 0;
-    if (leads) {
-        saved.arrive_and_expect((has_rest ? 2 : 1) * PANELS * OWN_ROWS * PANEL_ROW);
-        bring_tile(out, Memory::QUERY_PANEL, all.out, saved, own.work.first + first, own.work.h, own.work.b);
-        if (has_rest)
-            bring_tile(rest, Memory::QUERY_PANEL, all.rest, saved, own.work.first + first, own.work.h, own.work.b);
-    }
-    saved.await(own.work.turn & 1);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        // The first lane of a row has both of its sums.
+// How a row ends.
+struct End {
+    float part, shift, mu; // O' = part·A - shift·(O + rest)
+
+    // Of a row of this lane; all lanes of the warp ask together. The first of its four lanes has both of its sums.
+    THERIA_DEVICE End(const Sums &sums, const Own &own, int half) {
         float moved = __shfl_sync(FULL_WARP, sums.last[32 + 2 * half], threadIdx.x % WARP & ~3);
         float weight = __shfl_sync(FULL_WARP, sums.last[33 + 2 * half], threadIdx.x % WARP & ~3);
         // A row without weight and without lse sees nothing. One that has but one of the two was handed over wrongly.
-        bool no_lse = own.lse(half) == -infinity(), blind = no_lse && weight == 0, wrong = !blind && (no_lse || weight == 0);
-        float shift = blind ? 0 : wrong ? not_a_number() : __fdividef(moved, weight);
-        float part = blind ? 0 : __fdividef(1.0f, weight);
+        bool no_lse = own.lse(half) == -infinity(), blind = no_lse && weight == 0;
+        bool wrong = !blind && (no_lse || weight == 0);
+        shift = blind ? 0 : wrong ? not_a_number() : __fdividef(moved, weight);
+        part = blind ? 0 : __fdividef(1.0f, weight);
+        mu = blind ? 0 : shift + own.centre[half];
+    }
+};
+
+// O' and its rest in the places of O and of its rest, and μ into memory.
+static THERIA_DEVICE void combine(const Sums &sums, const Own &own, bool has_rest, bool makes_rest) {
+    const Rules &rules = own.all.rules;
+    unsigned queries = own.memory.queries();
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        End end(sums, own, half);
         int i = own.row + 8 * half;
         if (threadIdx.x % 4 == 0 && i < rules.forward.score.t)
-            *rules.mu.at<float>(own.work.b, own.work.h, i) = blind ? 0 : shift + own.centre[half];
-        int row = i - own.work.first;
+            *rules.mu.at<float>(own.work.b, own.work.h, i) = end.mu;
 #pragma unroll
         for (int n = 0; n < D / 8; ++n) {
-            unsigned place = place_of(memory.queries(), row, n), beside = place + Memory::QUERIES;
+            unsigned place = place_of(queries, i - own.work.first, n), beside = place + Memory::QUERIES;
             float2 o = Half<E>::load_pair(place);
             if (has_rest) {
                 float2 more = Half<E>::load_pair(beside);
                 o.x += more.x;
                 o.y += more.y;
             }
-            float x = fmaf(sums.at(n, 2 * half), part, -shift * o.x), y = fmaf(sums.at(n, 2 * half + 1), part, -shift * o.y);
+            float x = fmaf(sums.at(n, 2 * half), end.part, -end.shift * o.x);
+            float y = fmaf(sums.at(n, 2 * half + 1), end.part, -end.shift * o.y);
             Half<E>::store_pair(place, x, y);
             if (makes_rest)
                 Half<E>::store_pair(beside, x - Element<E>::to_acc(Element<E>::from_acc(x)),
                                     y - Element<E>::to_acc(Element<E>::from_acc(y)));
         }
     }
+}
+
+// Brings what the forward saved, and takes away what is made of it.
+static THERIA_DEVICE void finish(const Sums &sums, const Own &own) {
+    const Parameters &all = own.all;
+    const Memory &memory = own.memory;
+    bool leads = threadIdx.x % WARPGROUP == 0, has_rest = all.rules.forward.rest.data;
+    bool makes_rest = all.rules.rest_tangent.data;
+    int first = own.consumer * OWN_ROWS, row = own.work.first + first, h = own.work.h, b = own.work.b;
+    unsigned out = memory.queries() + first * PANEL_ROW, rest = out + Memory::QUERIES;
+    Barrier saved = memory.saved_full(own.consumer);
+    meet_own(own.consumer); // nobody reads Q and Q' any more
+    if (leads) {
+        saved.arrive_and_expect((has_rest ? 2 : 1) * PANELS * OWN_ROWS * PANEL_ROW);
+        bring_tile(out, Memory::QUERY_PANEL, all.out, saved, row, h, b);
+        if (has_rest)
+            bring_tile(rest, Memory::QUERY_PANEL, all.rest, saved, row, h, b);
+    }
+    saved.await(own.work.turn & 1);
+    combine(sums, own, has_rest, makes_rest);
     publish_stores();
     meet_own(own.consumer);
     if (leads) {
 #pragma unroll
         for (int n = 0; n < PANELS; ++n) {
-            take_away(all.out_tangent, out + n * Memory::QUERY_PANEL, n * PANEL, own.work.first + first, own.work.h, own.work.b);
+            take_away(all.out_tangent, out + n * Memory::QUERY_PANEL, n * PANEL, row, h, b);
             if (makes_rest)
-                take_away(all.rest_tangent, rest + n * Memory::QUERY_PANEL, n * PANEL, own.work.first + first, own.work.h, own.work.b);
+                take_away(all.rest_tangent, rest + n * Memory::QUERY_PANEL, n * PANEL, row, h, b);
         }
         commit_taken();
         await_left<0>();
@@ -575,7 +622,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_con
             Own own(all, memory, work, warpgroup - 1);
             Sums sums;
             memory.queries_full(own.consumer).await(work.turn & 1);
-            sweep(sums, own, at);
+            at.index = 0;
+            pass_over(memory, at, own.from);
+            if (own.from < own.to)
+                sweep(sums, own, at);
+            pass_over(memory, at, work.steps - own.to);
             finish(sums, own);
         }
         if (threadIdx.x % WARPGROUP == 0)
