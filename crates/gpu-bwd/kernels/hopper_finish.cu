@@ -1,7 +1,7 @@
 // dQ out of the sums that the sweeps of sm_90a left in memory: times the scale, rounded, in the order of the tensor.
 //
-// A tile of sums lies as the threads had it: two parts, one of each warpgroup, and in a part four sums of each thread, then
-// the next four. Sum e of the n-th four of thread t is row r = 16 (t / 32) + 8 (e / 2) + t % 32 / 4 of its part, column
+// A tile of sums lies as the threads had it: two parts, one of each warpgroup, and in a part four sums of each thread,
+// then the next four. Sum e of the n-th four of thread t is row r = 16 (t / 32) + 8 (e / 2) + t % 32 / 4 of its part, column
 // c = 8 n + 2 (t % 4) + e % 2. Rows are queries and columns those of Q, or the other way round (TRANSPOSED). There are
 // 64 rows in a part: where a tile has 128, the second part has the others, and else other columns.
 //

@@ -4,7 +4,7 @@
 //     dV += Pᵀ G   dK += dSᵀ Q   dQ = dS K, which is added to sums in memory when it is this block's turn
 //
 //     shared memory    K, V        128 keys, for good
-//                      Q, G        QUERIES of them, a ring of two stages, each with the records of its queries
+//                      Q, G        QUERIES of them, a ring of two stages, with the records of the queries
 //                      dSᵀ         128 keys, QUERIES: two buffers
 //                      sums of dQ  f32, a buffer for each writer
 //
@@ -12,33 +12,30 @@
 //     warpgroups 1, 2  have 64 keys each. Pᵀ and dSᵀ come out of products as the operands that the next ones take from
 //                      registers. Only dS is shared: each makes its half of dQ from that of all keys.
 //
-// What a warpgroup does for a tile. Products run beside it, and each of its own works has one of them under it:
+// What a warpgroup does for a tile, and which products run beside it. At D = 128 dS is made in two halves, so that a
+// part of dV is under way meanwhile; at D = 64, where tiles are of 128 queries, registers do not hold that.
 //
-//     products    | S    | dP             | dV          | dK           | dQ   | S of the next
-//     itself      |      | P = exp(..)    | dS, shares  | awaits dS    |      | gives dQ away
+//     products    | S    | dP              | (half of dV) | dV, dK      | dQ, S of the next tile
+//     itself      |      | P = exp(S-lse)  | dS, shares it | awaits dS  | gives dQ away
 //
-// Barriers, each for every stage or buffer: `q_full`, `g_full` count bytes; `q_empty`, `g_empty`, `shared`, `sums_full`
-// count the eight warps that have read or written; `sums_empty` is the writer's.
+// Barriers, one for each stage or buffer: `q_full` and `g_full` count bytes, `q_empty`, `g_empty`, `shared_full` and
+// `sums_full` the eight warps that have read or written, `sums_empty` is the writer's. A buffer of dS needs no barrier
+// for being empty: who has written the one after it has read this one.
 #include "hopper_sweep.cuh"
 #include "hopper_turns.cuh"
 
 using namespace theria;
 
-#ifndef THERIA_KEPT
-#define THERIA_KEPT 0
-#endif
 using E = THERIA_ELEMENT;
 using Math = Half<E>;
-constexpr int D = THERIA_D, QUERIES = THERIA_QUERIES, WRITERS = THERIA_WRITERS;
-constexpr bool KEPT = THERIA_KEPT; // K and V of a warpgroup in registers too
-constexpr int ORDERING = THERIA_ORDERING;
+constexpr int D = THERIA_D, QUERIES = THERIA_QUERIES, WRITERS = 2;
 constexpr bool INTERVALS = THERIA_INTERVALS; // causal masks and windows
 constexpr int KEYS = 128, CONSUMERS = 2, OWN_KEYS = KEYS / CONSUMERS, STAGES = 2, BUFFERS = 2;
-constexpr int THREADS = (1 + CONSUMERS) * WARPGROUP, CONSUMER_WARPS = CONSUMERS * 4, CONSUMER_THREADS = CONSUMERS * WARPGROUP;
+constexpr int CONSUMER_WARPS = CONSUMERS * 4, CONSUMER_THREADS = CONSUMERS * WARPGROUP;
+constexpr int THREADS = WARPGROUP + CONSUMER_THREADS;
 constexpr float LOG2_E = 1.4426950408889634f;
 static_assert(D == 64 || D == 128, "whole panels, and sums that registers hold");
 static_assert(QUERIES == 64 || (QUERIES == 128 && D == 64), "what registers hold");
-static_assert(WRITERS >= 1 && WRITERS <= 3, "warps beside the one that brings tiles");
 
 // Panels of a tile, and their bytes.
 constexpr int PANELS = D / PANEL, KEY_PANEL = KEYS * PANEL_ROW, QUERY_PANEL = QUERIES * PANEL_ROW;
@@ -52,6 +49,9 @@ constexpr bool OWN_QUERIES = QUERIES == 128;
 constexpr int SUM_COLUMNS = OWN_QUERIES ? D : D / 2;
 constexpr int SUMS = SUM_COLUMNS / 2; // of a thread
 
+// Queries of a tile in sixteens, and for how many of them dS is made at a time.
+constexpr int CHUNKS = QUERIES / 16, PIECE = D == 128 ? CHUNKS / 2 : CHUNKS;
+
 struct alignas(64) Parameters {
     TensorMap q, k, v, g, dk, dv;
     Rules rules;
@@ -63,7 +63,7 @@ struct Memory {
     static constexpr int SHARED = G + STAGES * QUERY_BYTES, SUMS = SHARED + BUFFERS * SHARED_BYTES;
     static constexpr int RECORDS = SUMS + WRITERS * SUM_BYTES, BARRIERS = RECORDS + STAGES * RECORD_BYTES;
     static constexpr int BARRIER_COUNT = 2 + 4 * STAGES + BUFFERS + 2 * WRITERS;
-    static constexpr int BYTES = BARRIERS + 8 * BARRIER_COUNT;
+    static constexpr int NOTES = BARRIERS + 8 * BARRIER_COUNT, BYTES = NOTES + 48;
 
     unsigned base;
 
@@ -133,8 +133,8 @@ static THERIA_DEVICE void bring_tiles(const Parameters &p, const Block &block, M
 #pragma unroll
         for (int n = 0; n < PANELS; ++n)
             bring(at.q(s) + n * QUERY_PANEL, p.q, at.q_full(s), n * PANEL, row, walk.head, block.b);
-        bring(at.records(s), records + ((long long)(block.b * p.rules.heads + walk.head) * p.rules.padded + row), at.q_full(s),
-              RECORD_BYTES);
+        long long head = block.b * p.rules.heads + walk.head;
+        bring(at.records(s), records + (head * p.rules.padded + row), at.q_full(s), RECORD_BYTES);
         if (first) {
             first = false;
             at.v_full().arrive_and_expect(KEY_BYTES);
@@ -186,21 +186,13 @@ static THERIA_DEVICE void multiply_rows(float (&x)[QUERIES / 2], unsigned keys, 
     commit_products();
 }
 
-// The same of keys that are kept in registers.
-static THERIA_DEVICE void multiply_rows(float (&x)[QUERIES / 2], const unsigned (&keys)[D / 16][4], unsigned queries) {
-    begin_products();
-#pragma unroll
-    for (int k = 0; k < D / 16; ++k)
-        Product<QUERIES, E>::template add<false>(x, keys[k], ahead(panel(queries + k / 4 * QUERY_PANEL), k % 4 * 32), k > 0);
-    commit_products();
-}
-
-// dV += Pᵀ G, or dK += dSᵀ Q.
-static THERIA_DEVICE void add_rows(float (&x)[D / 2], const unsigned (&a)[QUERIES / 16][4], unsigned queries) {
+// dV += Pᵀ G, or dK += dSᵀ Q, of some queries.
+template <int BEGIN, int END>
+static THERIA_DEVICE void add_rows(float (&x)[D / 2], const unsigned (&a)[CHUNKS][4], unsigned queries) {
     unsigned long long b = panel(queries, QUERY_PANEL);
     begin_products();
 #pragma unroll
-    for (int k = 0; k < QUERIES / 16; ++k)
+    for (int k = BEGIN; k < END; ++k)
         Product<D, E>::template add<true>(x, a[k], ahead(b, 2048 * k), true);
     commit_products();
 }
@@ -217,34 +209,44 @@ static THERIA_DEVICE void multiply_shared(float (&x)[SUMS], unsigned shared, uns
     commit_products();
 }
 
-// Sums as operands.
-template <int N> static THERIA_DEVICE void pack(unsigned (&to)[N][4], const float (&x)[8 * N]) {
+// Sums as operands: from piece BEGIN of sixteen columns to END.
+template <int BEGIN, int END, int N> static THERIA_DEVICE void pack(unsigned (&to)[N][4], const float (&x)[8 * N]) {
 #pragma unroll
-    for (int k = 0; k < N; ++k)
+    for (int k = BEGIN; k < END; ++k)
 #pragma unroll
         for (int c = 0; c < 4; ++c)
             to[k][c] = Math::pair(x[8 * k + 2 * c], x[8 * k + 2 * c + 1]);
 }
 
-// Where this lane has its row of four matrices: sixteen columns of a warp's sixteen rows, `row` being the first in a panel.
-static THERIA_DEVICE unsigned matrices_at(unsigned panels, int panel_bytes, int row, int k) {
-    int lane = threadIdx.x % WARP;
-    row += lane % 16;
-    unsigned chunk = 2 * (k % 4) + lane / 16;
-    return panels + k / 4 * panel_bytes + row * PANEL_ROW + (chunk ^ row % 8) * 16;
+// A thread's number, asked for where it is needed: what is worked out of it is not kept for the next time.
+static THERIA_DEVICE int thread_now() {
+    int x;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+    return x;
 }
-static THERIA_DEVICE void store_matrices(unsigned to, const unsigned (&x)[4]) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(x[0]), "r"(x[1]), "r"(x[2]),
-                 "r"(x[3])
-                 : "memory");
+// The first of the block's keys that a thread's warp has.
+static THERIA_DEVICE int warp_row(int thread) { return (thread - WARPGROUP) / WARP * 16; }
+
+// Operands into panels of keys, from piece BEGIN of sixteen columns to END. The warp's sixteen rows begin at `row`.
+template <int BEGIN, int END, int N>
+static THERIA_DEVICE void store(unsigned panels, int row, const unsigned (&x)[N][4]) {
+    int lane = thread_now() % WARP;
+    row += lane % 16; // of which this lane names the place, for the upper or the lower eight columns
+    panels += row * PANEL_ROW;
+#pragma unroll
+    for (int k = BEGIN; k < END; ++k)
+        asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                         panels + k / 4 * KEY_PANEL + (2 * (k % 4) + lane / 16 ^ row % 8) * 16),
+                     "r"(x[k][0]), "r"(x[k][1]), "r"(x[k][2]), "r"(x[k][3])
+                     : "memory");
 }
 
 // Records of the two neighbouring queries that this thread has of eight.
-struct Pair {
+struct Records {
     float first_lse, first_delta, second_lse, second_delta;
 
-    THERIA_DEVICE Pair(unsigned records, int eight) {
-        unsigned from = records + (8 * eight + 2 * (threadIdx.x % 4)) * int(sizeof(Known));
+    THERIA_DEVICE Records(unsigned all, int eight) {
+        unsigned from = all + (8 * eight + 2 * (threadIdx.x % 4)) * int(sizeof(Known));
         asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
                      : "=f"(first_lse), "=f"(first_delta), "=f"(second_lse), "=f"(second_delta)
                      : "r"(from));
@@ -255,8 +257,8 @@ struct Pair {
 static THERIA_DEVICE void exponentials(float (&s)[QUERIES / 2], unsigned records, float factor) {
 #pragma unroll
     for (int n = 0; n < QUERIES / 8; ++n) {
-        Pair pair(records, n);
-        float first = pair.first_lse * LOG2_E, second = pair.second_lse * LOG2_E;
+        Records two(records, n);
+        float first = two.first_lse * LOG2_E, second = two.second_lse * LOG2_E;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             s[4 * n + 2 * half] = exp2_of(fmaf(s[4 * n + 2 * half], factor, -first));
@@ -266,62 +268,83 @@ static THERIA_DEVICE void exponentials(float (&s)[QUERIES / 2], unsigned records
 }
 
 // dS = P ∘ (dP - δ), in place of dP.
+template <int BEGIN, int END>
 static THERIA_DEVICE void derive(float (&dp)[QUERIES / 2], const float (&p)[QUERIES / 2], unsigned records) {
 #pragma unroll
-    for (int n = 0; n < QUERIES / 8; ++n) {
-        Pair pair(records, n);
+    for (int n = 2 * BEGIN; n < 2 * END; ++n) {
+        Records two(records, n);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            dp[4 * n + 2 * half] = p[4 * n + 2 * half] * (dp[4 * n + 2 * half] - pair.first_delta);
-            dp[4 * n + 2 * half + 1] = p[4 * n + 2 * half + 1] * (dp[4 * n + 2 * half + 1] - pair.second_delta);
+            dp[4 * n + 2 * half] = p[4 * n + 2 * half] * (dp[4 * n + 2 * half] - two.first_delta);
+            dp[4 * n + 2 * half + 1] = p[4 * n + 2 * half + 1] * (dp[4 * n + 2 * half + 1] - two.second_delta);
         }
     }
 }
 
-// What is not seen: P comes to 0.
-static THERIA_DEVICE void hide_unseen(float (&s)[QUERIES / 2], const Score &score, int first_key, int first_query, int length) {
-    int lane = threadIdx.x % WARP;
+// What a warpgroup seldom needs to know of its block lies in shared memory: registers are few.
+struct Notes {
+    // Key n of the block is seen by the queries from n + NEAR on, WIDTH of them, if n is below THERE.
+    enum { FIRST_KEY, HEAD, ENTRY, LOW, HIGH, FIRST_TILE, LAST_TILE, NEAR, WIDTH, THERE };
+    unsigned at;
+
+    THERIA_DEVICE void write(int which, int x) const {
+        asm volatile("st.shared.b32 [%0], %1;" ::"r"(at + 4 * which), "r"(x) : "memory");
+    }
+    THERIA_DEVICE int operator[](int which) const {
+        int x;
+        asm volatile("ld.shared.b32 %0, [%1];" : "=r"(x) : "r"(at + 4 * which));
+        return x;
+    }
+    THERIA_DEVICE void write(const Block &block, const Forward &p) const {
+        constexpr int FAR = 1 << 30; // further than any query
+        Walk walk(block, p);
+        long long zero = (long long)block.first_key() - p.score.origin, near = -FAR, end = FAR;
+        if (INTERVALS && p.score.ahead != Score::UNBOUNDED && zero - p.score.ahead > near)
+            near = zero - p.score.ahead;
+        if (INTERVALS && p.score.back != Score::UNBOUNDED && zero + p.score.back + 1 < end)
+            end = zero + p.score.back + 1;
+        write(FIRST_KEY, block.first_key());
+        write(HEAD, block.h);
+        write(ENTRY, block.b);
+        write(LOW, block.low);
+        write(HIGH, block.high);
+        write(FIRST_TILE, walk.first);
+        write(LAST_TILE, walk.last);
+        write(NEAR, int(near));
+        write(WIDTH, int(end - near));
+        write(THERE, block.length - block.first_key());
+    }
+};
+
+// What of a tile is not seen: P comes to 0. Without INTERVALS all tiles have something to hide, or none.
+static THERIA_DEVICE void hide(float (&s)[QUERIES / 2], const Notes &notes, int tile) {
+    bool whole = INTERVALS ? tile * QUERIES >= notes[Notes::LOW] && tile * QUERIES + QUERIES <= notes[Notes::HIGH]
+                           : notes[Notes::THERE] >= KEYS;
+    if (whole)
+        return;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        Seers seers = Seers::of<INTERVALS>(score, first_key + 8 * half + lane / 4, length);
-        int query = first_query + 2 * (lane % 4);
+        int thread = thread_now(), key = warp_row(thread) + 8 * half + thread % WARP / 4;
+        unsigned query = tile * QUERIES + 2 * (thread % 4) - key - notes[Notes::NEAR];
+        unsigned width = key < notes[Notes::THERE] ? notes[Notes::WIDTH] : 0;
 #pragma unroll
         for (int n = 0; n < QUERIES / 8; ++n)
 #pragma unroll
             for (int c = 0; c < 2; ++c) {
-                int i = query + 8 * n + c;
                 float &x = s[4 * n + 2 * half + c];
-                x = i >= seers.begin && i < seers.end ? x : -infinity();
+                x = query + 8 * n + c < width ? x : -infinity();
             }
     }
 }
 
-// Which tiles of a walk are looked at. Without INTERVALS it is all of them or none.
-struct Masks {
-    int tile = 0, last;
-
-    THERIA_DEVICE Masks(const Block &block, const Forward &p) {
-        if (INTERVALS)
-            tile = last = Walk(block, p).tile;
-    }
-    THERIA_DEVICE void hide(float (&s)[QUERIES / 2], const Block &block, const Score &score, int row) const {
-        if (INTERVALS ? !block.whole(tile) : block.there() < KEYS)
-            hide_unseen(s, score, block.first_key() + row, tile * QUERIES, block.length);
-    }
-    THERIA_DEVICE void advance(const Block &block) {
-        if (INTERVALS)
-            tile = tile == last - block.count + 1 ? last : tile - 1;
-    }
-};
-
 // Keys beyond the length of the entry hold anything: zeros, so that a weight of zero makes zero of them.
 static THERIA_DEVICE void clear_keys(Memory at, int there) {
-    constexpr int CHUNKS = PANEL_ROW / 16;
-    for (int n = threadIdx.x - WARPGROUP; n < (KEYS - there) * CHUNKS; n += CONSUMER_THREADS)
+    constexpr int VECTORS = PANEL_ROW / 16;
+    unsigned from = at.k() + there * PANEL_ROW;
+    for (int n = threadIdx.x - WARPGROUP; n < (KEYS - there) * VECTORS; n += CONSUMER_THREADS)
 #pragma unroll
         for (int m = 0; m < 2 * PANELS; ++m)
-            asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(at.k() + m * KEY_PANEL + there * PANEL_ROW + n * 16),
-                         "r"(0)
+            asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(from + m * KEY_PANEL + n * 16), "r"(0)
                          : "memory");
     publish_stores();
     meet(1, CONSUMER_THREADS);
@@ -338,54 +361,46 @@ static THERIA_DEVICE void give_sums(const float (&x)[SUMS], unsigned to, int gro
 }
 
 // Own rows of dK or dV, over those of K or V.
-static THERIA_DEVICE void put(float (&x)[D / 2], float scale, const TensorMap &to, unsigned tile, const Block &block, int group) {
+static THERIA_DEVICE void put(float (&x)[D / 2], float scale, const TensorMap &to, unsigned tile, const Notes &notes,
+                              int group) {
     unsigned own = tile + group * OWN_KEYS * PANEL_ROW, words[D / 16][4];
 #pragma unroll
     for (int n = 0; n < D / 2; ++n)
         x[n] *= scale;
-    pack(words, x);
-#pragma unroll
-    for (int k = 0; k < D / 16; ++k)
-        store_matrices(matrices_at(own, KEY_PANEL, threadIdx.x % WARPGROUP / WARP * 16, k), words[k]);
+    pack<0, D / 16>(words, x);
+    store<0, D / 16>(tile, warp_row(thread_now()), words);
     publish_stores();
     meet(2 + group, WARPGROUP);
     if (threadIdx.x % WARPGROUP == 0) {
 #pragma unroll
         for (int n = 0; n < PANELS; ++n)
-            take_away(to, own + n * KEY_PANEL, n * PANEL, block.first_key() + group * OWN_KEYS, block.h, block.b);
+            take_away(to, own + n * KEY_PANEL, n * PANEL, notes[Notes::FIRST_KEY] + group * OWN_KEYS,
+                      notes[Notes::HEAD], notes[Notes::ENTRY]);
         commit_taken();
     }
 }
 
 static THERIA_DEVICE void visit_queries(const Parameters &p, const Block &block, Memory at, int group) {
     const Score &score = p.rules.forward.score;
-    int warp_row = group * OWN_KEYS + threadIdx.x % WARPGROUP / WARP * 16;
     float scale = float(score.scale), factor = scale * LOG2_E;
     unsigned own_k = at.k() + group * OWN_KEYS * PANEL_ROW, own_v = at.v() + group * OWN_KEYS * PANEL_ROW;
     float dk[D / 2] = {}, dv[D / 2] = {};
-    Masks masks(block, p.rules.forward);
+    Notes notes{at.base + Memory::NOTES};
+    if (threadIdx.x == WARPGROUP)
+        notes.write(block, p.rules.forward);
+    meet(1, CONSUMER_THREADS);
+    int tile = INTERVALS ? notes[Notes::LAST_TILE] : 0;
     int left = block.count * p.rules.forward.group.number;
     if (left) {
         at.k_full().await(0);
-        if (block.there() < KEYS) {
+        if (notes[Notes::THERE] < KEYS) {
             at.v_full().await(0);
-            clear_keys(at, block.there());
+            clear_keys(at, notes[Notes::THERE]);
         }
         float s[QUERIES / 2];
-        unsigned kept_k[D / 16][4], kept_v[D / 16][4];
-        at.v_full().await(0);
-        if (KEPT) {
-#pragma unroll
-            for (int k = 0; k < D / 16; ++k) {
-                load_matrices(kept_k[k], matrices_at(at.k(), KEY_PANEL, warp_row, k));
-                load_matrices(kept_v[k], matrices_at(at.v(), KEY_PANEL, warp_row, k));
-            }
-        }
         at.q_full(0).await(0);
-        if (KEPT)
-            multiply_rows(s, kept_k, at.q(0));
-        else
-            multiply_rows(s, own_k, at.q(0));
+        multiply_rows(s, own_k, at.q(0));
+        at.v_full().await(0);
         await_products<0>();
         hold(s);
         for (int step = 0; left; ++step) {
@@ -393,48 +408,46 @@ static THERIA_DEVICE void visit_queries(const Parameters &p, const Block &block,
             unsigned parity = step / STAGES % 2;
             float dp[QUERIES / 2];
             at.g_full(here).await(parity);
-            if (KEPT)
-                multiply_rows(dp, kept_v, at.g(here));
-            else
-                multiply_rows(dp, own_v, at.g(here));
+            multiply_rows(dp, own_v, at.g(here));
 
-            masks.hide(s, block, score, warp_row);
+            hide(s, notes, tile);
             exponentials(s, at.records(here), factor);
-            unsigned weights[QUERIES / 16][4];
-            pack(weights, s);
-            if (ORDERING != 2)
-                add_rows(dv, weights, at.g(here));
+            unsigned weights[CHUNKS][4], derived[CHUNKS][4];
+            pack<0, PIECE>(weights, s);
+            if (PIECE < CHUNKS)
+                add_rows<0, PIECE>(dv, weights, at.g(here));
 
-            await_products<ORDERING == 0 || ORDERING == 3>();
+            await_products<PIECE < CHUNKS>();
             hold(dp);
-            derive(dp, s, at.records(here));
-            unsigned derived[QUERIES / 16][4];
-            pack(derived, dp);
-#pragma unroll
-            for (int k = 0; k < QUERIES / 16; ++k)
-                store_matrices(matrices_at(at.shared(here), KEY_PANEL, warp_row, k), derived[k]);
+            derive<0, PIECE>(dp, s, at.records(here));
+            pack<0, PIECE>(derived, dp);
+            store<0, PIECE>(at.shared(here), warp_row(thread_now()), derived);
+            if constexpr (PIECE < CHUNKS) {
+                pack<PIECE, CHUNKS>(weights, s);
+                add_rows<0, PIECE>(dk, derived, at.q(here));
+                derive<PIECE, CHUNKS>(dp, s, at.records(here));
+                pack<PIECE, CHUNKS>(derived, dp);
+                store<PIECE, CHUNKS>(at.shared(here), warp_row(thread_now()), derived);
+            }
             publish_stores();
             arrive_as_warp(at.shared_full(here));
-            if (ORDERING == 2)
-                add_rows(dv, weights, at.g(here));
-            add_rows(dk, derived, at.q(here));
+            add_rows<CHUNKS - PIECE, CHUNKS>(dv, weights, at.g(here));
+            add_rows<CHUNKS - PIECE, CHUNKS>(dk, derived, at.q(here));
 
-            await_products<ORDERING != 3>();
+            await_products<1>();
             arrive_as_warp(at.g_empty(here));
             at.shared_full(here).await(parity);
             float dq[SUMS];
             multiply_shared(dq, at.shared(here), at.k(), group);
 
-            // The scores of the next tile. After the last one nobody looks at what comes out, and loops must not stand
-            // between a product and the wait for it: the compiler would put one of its own there.
+            // The scores of the next tile. After the last one nobody looks at what comes out: the product is made
+            // whether it is wanted or not, because the compiler lets none run on where a branch may have skipped it.
+            // Nor must a loop stand between the wait for a product and its sums while another one runs.
             if (--left)
                 at.q_full(next).await((step + 1) / STAGES % 2);
             int writer = step % WRITERS;
             at.sums_empty(writer).await(step / WRITERS % 2 ^ 1);
-            if (KEPT)
-                multiply_rows(s, kept_k, at.q(next));
-            else
-                multiply_rows(s, own_k, at.q(next));
+            multiply_rows(s, own_k, at.q(next));
             await_products<1>();
             hold(dq);
             arrive_as_warp(at.q_empty(here));
@@ -443,14 +456,15 @@ static THERIA_DEVICE void visit_queries(const Parameters &p, const Block &block,
             arrive_as_warp(at.sums_full(writer));
             await_products<0>();
             hold(s);
-            masks.advance(block);
+            if (INTERVALS)
+                tile = tile == notes[Notes::FIRST_TILE] ? notes[Notes::LAST_TILE] : tile - 1;
         }
         hold(dk);
         hold(dv);
         meet(1, CONSUMER_THREADS); // nobody reads K any more
     }
-    put(dv, 1, p.dv, at.v(), block, group);
-    put(dk, scale, p.dk, at.k(), block, group);
+    put(dv, 1, p.dv, at.v(), notes, group);
+    put(dk, scale, p.dk, at.k(), notes, group);
     await_left<0>();
 }
 

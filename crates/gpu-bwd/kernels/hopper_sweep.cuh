@@ -1,11 +1,11 @@
-// Where a block of keys goes: which tiles of queries see one of its keys, in which order it visits them, which pairs count,
-// and when its turn is at the sums of each.
+// Where a block of keys goes: which tiles of queries see one of its keys, in which order it visits them, which pairs
+// count, and when its turn is at the sums of each.
 //
 // Tiles are counted from the last one: place 0 is the last tile of queries. Under a causal mask all blocks begin there.
 //
 // Without causal masks and windows, some blocks of a head that run at the same time go round: block n of N begins at
-// place n·places / N, and comes back to it at the end. So they are rarely at the same tile, and if all run in step, a block
-// is at a tile after those that began nearer to it:
+// place n·places / N, and comes back to it at the end. So they are rarely at the same tile, and if all run in step, a
+// block is at a tile after those that began nearer to it:
 //
 //     places       0 1 2 3 4 5 6 7
 //     block 0      A . . . . . . .     at place 2, block 1 is first, then block 0, and block 3 comes before block 2,
@@ -55,7 +55,8 @@ struct Seers {
 };
 
 // One block. KEYS of it, QUERIES of a tile, INTERVALS: causal masks and windows. `Forward::heads` are those of keys,
-// `tiles` those of keys of a head, `work` the blocks of a section of heads; `Rules::lanes` says how many go round together.
+// `tiles` those of keys of a head, `work` the blocks of a section of heads; `Rules::lanes` says how many go round
+// together.
 template <int KEYS, int QUERIES, bool INTERVALS> struct Sweep {
     int b, h;        // batch entry, and head of keys
     int tile;        // of keys
@@ -109,7 +110,9 @@ template <int KEYS, int QUERIES, bool INTERVALS> struct Sweep {
     }
 
     // Whether all pairs of a tile of queries and the block count.
-    THERIA_DEVICE bool whole(int queries) const { return queries * QUERIES >= low && queries * QUERIES + QUERIES <= high; }
+    THERIA_DEVICE bool whole(int queries) const {
+        return queries * QUERIES >= low && queries * QUERIES + QUERIES <= high;
+    }
 
     // When its turn is at a tile of queries.
     THERIA_DEVICE unsigned turn(const Score &score, int queries) const {

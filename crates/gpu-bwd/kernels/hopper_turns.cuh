@@ -1,10 +1,10 @@
 // Turns: blocks of keys that add to the same sums of a tile of queries do so one after the other, in an order that is
 // always the same. So the same bits come out every time, although nobody knows which block is there first.
 //
-// A tile has a counter, which is zero before the kernel starts (`statistics.cu` sees to that). A block whose turn is n waits
-// until the counter is n, adds, and sets it to n + 1. Whose turn is when is said in hopper_sweep.cuh.
+// A tile has a counter, which is zero before the kernel starts (`statistics.cu` sees to that). A block whose turn is n
+// waits until the counter is n, adds, and sets it to n + 1. Whose turn is when is said in hopper_sweep.cuh.
 //
-// One thread does all of that for its block: it waits, asks the copy engine to add, and waits until all of it has arrived.
+// One thread does all of that for its block: it waits, asks the copy engine to add, and waits until all has arrived.
 #pragma once
 #include "hopper.cuh"
 
@@ -30,7 +30,8 @@ THERIA_DEVICE void pass_turn(unsigned *counter, unsigned turn) {
 // The sums of one block for one tile: stored by whoever is first, added by all others, when it is their turn.
 // `has_left` is told when shared memory may be written again.
 template <class HasLeft>
-THERIA_DEVICE void add_in_turn(unsigned *counter, unsigned turn, void *to, unsigned from, unsigned bytes, HasLeft has_left) {
+THERIA_DEVICE void add_in_turn(unsigned *counter, unsigned turn, void *to, unsigned from, unsigned bytes,
+                               HasLeft has_left) {
     await_turn(counter, turn);
     if (turn == 0)
         take_away(to, from, bytes);
