@@ -7,7 +7,7 @@
 //     l = l + Σ_j P_j,  O = O + P·V
 //     O / l,  lse = ln l + r·ln 2
 //
-// A block has ROWS = 64·GROUPS·TILES rows of one head. Its keys are worked on from right to left, KEYS in a step:
+// A block has ROWS = 64·GROUPS rows of one head. Its keys are worked on from right to left, KEYS in a step:
 //
 //            begin                                              end
 //              |...|-- step 2 --|-- step 1 --|-- step 0 --|        no key from `end` on is ever brought
@@ -15,19 +15,21 @@
 //     shared memory   | Q: ROWS × D | K: STAGES × KEYS × D | V: the same | O, if APART | ones | barriers |
 //
 //     producer        full(K 0)  full(Q)  full(K 1)  full(V 0)  full(K 2)  full(V 1) ...
-//     consumers       one warpgroup for 64·TILES rows each: await full, multiply, arrive at empty
+//     consumers       one warpgroup for 64 rows each: await full, multiply, arrive at empty
 //
 // Barriers: `full` of Q, K and V says that bytes have come, `empty` that each consumer warp has let go of them. Keys and
 // values have their own, as keys are done with a product earlier than values.
 //
-// What hides what. With one row tile S of the next step is begun before P·V of this one, and exponentials are
-// taken while P·V runs. With two row tiles A and B (D = 64, where exponentials take as long as products):
+// What hides what: S of the next step is begun before P·V of this one, and exponentials are taken while P·V runs.
 //
-//     tensor cores    | S_A | S_B | S'_A  P·V_A | S'_B  P·V_B | S''_A  P·V'_A ...
-//     other units           | exp A     | exp B       | exp A'      | exp B' ...
+//     tensor cores    | S'  P·V      | S''  P'·V'       |
+//     other units     |     exp S'   |      exp S''     |
 //
 // Where warpgroups take TURNS, one begins its products when the next one has begun its own: then the exponentials
 // of one meet the products of the other.
+//
+// Few rows do not fill a device with blocks. With SPLIT both warpgroups have the same 64 rows and every second step each;
+// what the second one found is added to what the first one found.
 //
 // The reference moves only when a row's maximum is ROOM above it: then O and l are scaled, which is rare.
 //
@@ -40,26 +42,24 @@ using namespace theria;
 using Math = THERIA_MATH;
 using E = Math::Element;
 constexpr int D = THERIA_D, KEYS = THERIA_KEYS, STAGES = THERIA_STAGES;
-constexpr int GROUPS = THERIA_GROUPS, TILES = THERIA_TILES;
+constexpr int GROUPS = THERIA_GROUPS;
 constexpr bool INTERVALS = THERIA_INTERVALS; // whether there are causal masks and windows, or lengths alone
-#ifndef THERIA_ONES
-#define THERIA_ONES 0
-#endif
 constexpr bool REST = THERIA_REST, TURNS = THERIA_TURNS, APART = THERIA_APART, SPLIT = THERIA_SPLIT;
 
 constexpr int THREADS = (GROUPS + 1) * WARPGROUP, GROUP_WARPS = WARPGROUP / WARP;
-constexpr int TILE = 64;                      // rows of a product
-constexpr int GROUP_ROWS = TILE * TILES;      // rows of a warpgroup
-constexpr int ROWS = SPLIT ? TILE : GROUP_ROWS * GROUPS;
+constexpr int GROUP_ROWS = 64; // of a product, and so of a warpgroup
+constexpr int ROWS = SPLIT ? GROUP_ROWS : GROUP_ROWS * GROUPS;
 constexpr int PANELS = D / PANEL, DEPTHS = D / 16, KEY_DEPTHS = KEYS / 16;
 constexpr int SCORES = KEYS / 2, SUMS = D / 2; // of a thread
 // Registers of a thread: all of 64 Ki, in steps of eight.
-constexpr int PRODUCER_REGISTERS = GROUPS == 2 ? 24 : 32, CONSUMER_REGISTERS = GROUPS == 2 ? 240 : 160;
+constexpr int PRODUCER_REGISTERS = GROUPS == 2 ? 24 : 32;
+constexpr int CONSUMER_REGISTERS = GROUPS == 2 ? 240 : 160;
+// Whether P becomes an operand while the one before is still being multiplied: there are registers for both. The sum of
+// its rounded numbers is taken from them then. Else it is one more column of the product, beside a panel of ones.
+constexpr bool EARLY = GROUPS == 2, ONES = REST && !EARLY;
 
 static_assert(GROUPS == 2 || GROUPS == 3, "as registers are divided");
-static_assert(TILES == 1 || TILES == 2, "one row tile, or two that take turns");
-static_assert(TILES == 1 || (D == 64 && !TURNS && !SPLIT), "two row tiles need no turns");
-static_assert(!SPLIT || (GROUPS == 2 && TILES == 1 && STAGES % 2 == 0 && !TURNS), "two warpgroups share one row tile");
+static_assert(!SPLIT || (GROUPS == 2 && STAGES % 2 == 0 && !TURNS), "two warpgroups share rows, and nothing else");
 static_assert(KEYS % 16 == 0 && D % PANEL == 0, "whole products");
 
 // Shared memory, in bytes from its beginning.
@@ -232,12 +232,12 @@ static THERIA_DEVICE void produce(const Given &given, unsigned memory, const Bar
 
 // ---- Consumers. ----
 
-// What a thread carries along the keys of a row tile: two rows, eight apart, a quarter of their columns.
+// What a thread carries along the keys: two rows, eight apart, a quarter of their columns.
 struct State {
     float out[SUMS];
     float top[2]; // the score that exponents are taken against; -inf until a key is seen
     float sum[2]; // of the columns of this thread
-    float rounded[4]; // of P as it is multiplied: the first and the third number, whole in every thread
+    float rounded[4]; // of P as it is multiplied: the first and the third number; with ONES whole in every thread
 
     THERIA_DEVICE State() : out{}, top{-infinity(), -infinity()}, sum{}, rounded{} {}
 };
@@ -276,7 +276,7 @@ static THERIA_DEVICE void begin_values(State &state, const Weights &weights, uns
 #pragma unroll
     for (int k = 0; k < KEY_DEPTHS; ++k) {
         Product<D, E>::add<true>(state.out, weights[k], ahead(panel(values, KEY_PANEL), k * 16 * PANEL_ROW), true);
-        if (REST && THERIA_ONES)
+        if (ONES)
             Product<8, E>::add<false>(state.rounded, weights[k], panel(ones), true);
     }
     commit_products();
@@ -289,7 +289,7 @@ static THERIA_DEVICE void hold_weights(Weights &weights) {
 }
 static THERIA_DEVICE void hold_sums(State &state) {
     hold(state.out);
-    if (REST && THERIA_ONES)
+    if (ONES)
         hold(state.rounded);
 }
 
@@ -307,23 +307,6 @@ static THERIA_DEVICE void look(Scores &s, const Score &score, int row, int key0,
                 if (8 * n + c < first || (INTERVALS && 8 * n + c >= end))
                     s[4 * n + 2 * half + c] = -infinity();
     }
-}
-
-#ifndef THERIA_POLYNOMIAL
-#define THERIA_POLYNOMIAL 0
-#endif
-// 2 to the power of x without the unit that has exponentials, which would be waited for. Exactly 0 from -127 down.
-THERIA_DEVICE float exp2_by_polynomial(float x) {
-    constexpr float SHIFT = 12582912; // the last bit of the sum is that of 1
-    x = fmaxf(x, -127.0f);
-    float whole = x + SHIFT;
-    float rest = x - (whole - SHIFT);
-    float y = 0.00965671f;
-    y = fmaf(y, rest, 0.05583828f);
-    y = fmaf(y, rest, 0.2402253f);
-    y = fmaf(y, rest, 0.69313673f);
-    y = fmaf(y, rest, 1.0f);
-    return __int_as_float(__float_as_int(y) + (__float_as_int(whole) << 23));
 }
 
 // P in place of S, and its sums in l. Whether a reference of this warp has moved: then O must be multiplied by `shrink`.
@@ -354,6 +337,8 @@ static THERIA_DEVICE bool weigh(State &state, Scores &s, float factor, float (&s
         for (int half = 0; half < 2; ++half) {
             shrink[half] = shrink_of(old[half], state.top[half], factor);
             state.sum[half] *= shrink[half];
+            if (REST && !ONES)
+                state.rounded[2 * half] *= shrink[half];
         }
     }
     if (is_large(against[0]) || is_large(against[1])) {
@@ -372,8 +357,7 @@ static THERIA_DEVICE bool weigh(State &state, Scores &s, float factor, float (&s
     for (int n = 0; n < KEYS / 8; ++n)
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
-            float x = fmaf(s[4 * n + c], factor, -against[c / 2]);
-            x = THERIA_POLYNOMIAL && n % (THERIA_POLYNOMIAL + !THERIA_POLYNOMIAL) == 0 ? exp2_by_polynomial(x) : exp2_of(x);
+            float x = exp2_of(fmaf(s[4 * n + c], factor, -against[c / 2]));
             s[4 * n + c] = x;
             state.sum[c / 2] += x;
         }
@@ -383,9 +367,6 @@ static THERIA_DEVICE bool weigh(State &state, Scores &s, float factor, float (&s
 // The compiler would await products first, and take exponentials when nothing is left that they could hide. It does not
 // know that no sum is negative.
 static THERIA_DEVICE void finish(const State &state) {
-#ifdef THERIA_NO_FINISH
-    return;
-#endif
     asm volatile("{\n"
                  ".reg .pred p;\n"
                  "setp.lt.f32 p, %0, 0f00000000;\n"
@@ -413,7 +394,7 @@ static THERIA_DEVICE void round(State &state, Weights &weights, const Scores &s)
 #pragma unroll
         for (int n = 0; n < 4; ++n) {
             weights[k][n] = Math::pair(s[8 * k + 2 * n], s[8 * k + 2 * n + 1]);
-            if (REST && !THERIA_ONES) {
+            if (REST && !ONES) {
                 float2 x = unpack(weights[k][n], E{});
                 state.rounded[n % 2 * 2] += x.x + x.y;
             }
@@ -424,7 +405,7 @@ static THERIA_DEVICE void scale(State &state, const float (&shrink)[2]) {
 #pragma unroll
     for (int n = 0; n < SUMS; ++n)
         state.out[n] *= shrink[n / 2 % 2];
-    if (REST) {
+    if (ONES) {
         state.rounded[0] *= shrink[0];
         state.rounded[2] *= shrink[1];
     }
@@ -457,13 +438,13 @@ struct Consumer {
     // Places of this step (0), and of the next one (1).
     THERIA_DEVICE unsigned place(int ahead) const { return (count + ahead * STRIDE) % STAGES; }
     THERIA_DEVICE unsigned parity(int ahead) const { return (count + ahead * STRIDE) / STAGES % 2; }
-    THERIA_DEVICE unsigned queries(int tile) const { return memory + (group_row() + tile * TILE) * PANEL_ROW; }
+    THERIA_DEVICE unsigned queries() const { return memory + group_row() * PANEL_ROW; }
     THERIA_DEVICE unsigned keys(int ahead) const { return memory + KEYS_AT + place(ahead) * KEY_BYTES; }
-    THERIA_DEVICE unsigned values(int ahead = 0) const { return memory + VALUES_AT + place(ahead) * KEY_BYTES; }
+    THERIA_DEVICE unsigned values() const { return memory + VALUES_AT + place(0) * KEY_BYTES; }
     THERIA_DEVICE unsigned ones() const { return memory + ONES_AT; }
 
     THERIA_DEVICE void await_keys(int ahead) const { barriers.k_full(place(ahead)).await(parity(ahead)); }
-    THERIA_DEVICE void await_values(int ahead = 0) const { barriers.v_full(place(ahead)).await(parity(ahead)); }
+    THERIA_DEVICE void await_values() const { barriers.v_full(place(0)).await(parity(0)); }
     THERIA_DEVICE static void let_go(Barrier empty) {
         if (lane() == 0)
             empty.arrive();
@@ -486,7 +467,7 @@ struct Consumer {
             pass(1 + (group() + 1) % GROUPS, 2 * WARPGROUP);
     }
 
-    // Of a split row tile each warpgroup has every second step that there is, whatever tile it belongs to.
+    // Of split rows each warpgroup has every second step that there is, whatever tile it belongs to.
     THERIA_DEVICE bool has(int step) const { return !SPLIT || (past + step) % 2 == unsigned(group()); }
 
     // Steps that do not concern this warpgroup.
@@ -505,18 +486,17 @@ struct Consumer {
     }
 
     // Where steps are looked at, which is rare, what is known of them is worked out anew: registers are few.
-    THERIA_DEVICE bool look_and_weigh(State &state, Scores &s, unsigned index, const Steps &steps, int step, int tile,
+    THERIA_DEVICE bool look_and_weigh(State &state, Scores &s, unsigned index, const Steps &steps, int step,
                                       float (&shrink)[2]) const {
         if (step < steps.whole || step >= steps.part) {
             Work work(given.forward, anew(index));
-            look(s, given.forward.score, work.row + own_row() + tile * TILE, work.key(step), work.length);
+            look(s, given.forward.score, work.row + own_row(), work.key(step), work.length);
         }
         return weigh(state, s, factor, shrink);
     }
 
-    // The steps of one row tile.
-    THERIA_DEVICE void sweep(State (&states)[1], unsigned index, const Steps &steps) {
-        State &state = states[0];
+    // The steps of this warpgroup. P of a step is there when the next one begins.
+    THERIA_DEVICE void sweep(State &state, unsigned index, const Steps &steps) {
         int step = steps.first + (has(steps.first) ? 0 : 1);
         if (step >= steps.last) {
             let_queries_go();
@@ -524,37 +504,68 @@ struct Consumer {
         }
         Scores s;
         Weights weights;
+        begin(state, s, weights, index, steps, step);
+        if (EARLY) {
+            Weights next;
+            while ((step += STRIDE) < steps.last) {
+                go_on(state, s, weights, next, index, steps, step);
+                if ((step += STRIDE) >= steps.last) {
+                    end(state, next);
+                    return;
+                }
+                go_on(state, s, next, weights, index, steps, step);
+            }
+        } else {
+            while ((step += STRIDE) < steps.last)
+                go_on(state, s, weights, weights, index, steps, step);
+        }
+        end(state, weights);
+    }
+
+    THERIA_DEVICE void begin(State &state, Scores &s, Weights &weights, unsigned index, const Steps &steps, int step) const {
         float shrink[2];
         await_keys(0);
         await_turn();
-        begin_scores(s, queries(0), keys(0));
+        begin_scores(s, queries(), keys(0));
         pass_turn();
         await_products<0>();
         hold(s);
         let_keys_go(0);
-        look_and_weigh(state, s, index, steps, step, 0, shrink);
+        look_and_weigh(state, s, index, steps, step, shrink);
         round(state, weights, s);
-        for (step += STRIDE; step < steps.last; step += STRIDE) {
-            await_keys(1);
-            await_turn();
-            begin_scores(s, queries(0), keys(1));
-            await_values();
-            begin_values(state, weights, values(), ones());
-            pass_turn();
-            await_products<1>();
-            hold(s);
-            let_keys_go(1);
-            bool moved = look_and_weigh(state, s, index, steps, step, 0, shrink);
-            finish(state);
-            await_products<0>();
-            hold_sums(state);
-            hold_weights(weights);
-            let_values_go();
-            count += STRIDE;
-            if (moved)
-                scale(state, shrink);
-            round(state, weights, s);
-        }
+    }
+
+    // P·V of the step before is added to O, and P of this one is made: `next` may be `weights`, but not where it is EARLY.
+    THERIA_DEVICE void go_on(State &state, Scores &s, Weights &weights, Weights &next, unsigned index, const Steps &steps,
+                             int step) {
+        float shrink[2];
+        await_keys(1);
+        await_turn();
+        begin_scores(s, queries(), keys(1));
+        await_values();
+        begin_values(state, weights, values(), ones());
+        pass_turn();
+        await_products<1>();
+        hold(s);
+        let_keys_go(1);
+        bool moved = look_and_weigh(state, s, index, steps, step, shrink);
+        if (EARLY)
+            round(state, next, s);
+        finish(state);
+        if (EARLY)
+            hold_weights(next);
+        await_products<0>();
+        hold_sums(state);
+        hold_weights(weights);
+        let_values_go();
+        count += STRIDE;
+        if (moved)
+            scale(state, shrink);
+        if (!EARLY)
+            round(state, next, s);
+    }
+
+    THERIA_DEVICE void end(State &state, Weights &weights) {
         let_queries_go();
         await_values();
         begin_values(state, weights, values(), ones());
@@ -565,71 +576,7 @@ struct Consumer {
         count += STRIDE;
     }
 
-    THERIA_DEVICE void weigh_tile(State &state, Scores &s, Weights &weights, unsigned index, const Steps &steps, int step,
-                                  int tile) const {
-        float shrink[2];
-        if (look_and_weigh(state, s, index, steps, step, tile, shrink))
-            scale(state, shrink);
-        round(state, weights, s);
-    }
-
-    // The steps of two row tiles: see the picture above.
-    THERIA_DEVICE void sweep(State (&states)[2], unsigned index, const Steps &steps) {
-        State &first = states[0], &second = states[TILES - 1];
-        int step = steps.first;
-        if (step >= steps.last) {
-            let_queries_go();
-            return;
-        }
-        Scores a, b;
-        Weights weights_a, weights_b;
-        await_keys(0);
-        begin_scores(a, queries(0), keys(0));
-        begin_scores(b, queries(1), keys(0));
-        await_products<1>();
-        hold(a);
-        weigh_tile(first, a, weights_a, index, steps, step, 0);
-        await_products<0>();
-        hold(b);
-        let_keys_go(0);
-        // P of the first tile is there, and S of the second.
-        for (; step + 1 < steps.last; ++step) {
-            await_keys(1);
-            begin_scores(a, queries(0), keys(1));
-            await_values();
-            begin_values(first, weights_a, values(), ones());
-            weigh_tile(second, b, weights_b, index, steps, step, 1);
-            begin_values(second, weights_b, values(), ones());
-            await_products<1>();
-            hold(a);
-            hold_sums(first);
-            hold_weights(weights_a);
-            begin_scores(b, queries(1), keys(1));
-            weigh_tile(first, a, weights_a, index, steps, step + 1, 0);
-            finish(first);
-            await_products<0>();
-            hold(b);
-            hold_sums(second);
-            hold_weights(weights_b);
-            let_keys_go(1);
-            let_values_go();
-            count += STRIDE;
-        }
-        let_queries_go();
-        await_values();
-        begin_values(first, weights_a, values(), ones());
-        weigh_tile(second, b, weights_b, index, steps, step, 1);
-        begin_values(second, weights_b, values(), ones());
-        await_products<0>();
-        hold_sums(first);
-        hold_sums(second);
-        hold_weights(weights_a);
-        hold_weights(weights_b);
-        let_values_go();
-        count += STRIDE;
-    }
-
-    THERIA_DEVICE void sweep_all(State (&states)[TILES], unsigned index) {
+    THERIA_DEVICE void sweep_all(State &state, unsigned index) {
         Steps steps(given.forward, Work(given.forward, index), group_row());
         barriers.q_full().await(q_parity);
         q_parity ^= 1;
@@ -638,14 +585,14 @@ struct Consumer {
         steps.part = uniform(steps.part);
         steps.last = uniform(steps.last);
         skip(0, steps.first);
-        sweep(states, index, steps);
+        sweep(state, index, steps);
         Work work(given.forward, anew(index));
         skip(steps.last, work.steps);
         if (SPLIT)
             past += work.steps;
     }
 
-    // What the second warpgroup found of a split row tile goes to the first.
+    // What the second warpgroup found of split rows goes to the first.
     THERIA_DEVICE void send(const State &state) const {
         unsigned at = memory + MERGE_AT + threadIdx.x % WARPGROUP * 16;
         meet(READ, 2 * WARPGROUP);
@@ -686,10 +633,10 @@ struct Consumer {
         pass(READ, 2 * WARPGROUP);
     }
 
-    // O, its rest and lse of a row tile.
-    THERIA_DEVICE void write(State &state, const Work &work, int tile) const {
+    // O, its rest and lse of this warpgroup's rows.
+    THERIA_DEVICE void write(State &state, const Work &work) const {
         const Forward &p = given.forward;
-        int row = work.row + own_row() + tile * TILE;
+        int row = work.row + own_row();
         float weight[2];
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
@@ -697,7 +644,7 @@ struct Consumer {
             float sum = state.sum[half];
             sum += __shfl_xor_sync(FULL_WARP, sum, 1);
             sum += __shfl_xor_sync(FULL_WARP, sum, 2);
-            if (REST && !THERIA_ONES) {
+            if (REST && !ONES) {
                 float &x = state.rounded[2 * half];
                 x += __shfl_xor_sync(FULL_WARP, x, 1);
                 x += __shfl_xor_sync(FULL_WARP, x, 2);
@@ -720,15 +667,15 @@ struct Consumer {
 #pragma unroll
         for (int n = 0; n < SUMS; ++n)
             state.out[n] *= weight[n / 2 % 2];
-        put<false>(state, given.out, work, tile);
+        put<false>(state, given.out, work);
         if (REST)
-            put<true>(state, given.rest, work, tile);
+            put<true>(state, given.rest, work);
     }
 
     // Rows of a warp, or what rounding takes from them, by way of shared memory of theirs.
     template <bool OF_REST>
-    THERIA_DEVICE void put(const State &state, const TensorMap &to, const Work &work, int tile) const {
-        int first = group_row() + tile * TILE + warp() * 16;
+    THERIA_DEVICE void put(const State &state, const TensorMap &to, const Work &work) const {
+        int first = group_row() + warp() * 16;
         unsigned rows = memory + OUT_AT + first * PANEL_ROW;
         if (APART || OF_REST) {
             if (lane() == 0)
@@ -768,19 +715,17 @@ struct Consumer {
         if (SPLIT && group() == 0)
             pass(READ, 2 * WARPGROUP);
         for (unsigned index = blockIdx.x; index < given.blocks; index += gridDim.x) {
-            State states[TILES];
-            sweep_all(states, index);
+            State state;
+            sweep_all(state, index);
             Work work(p, anew(index));
             if (SPLIT && group() == 1)
-                send(states[0]);
+                send(state);
             else if (SPLIT)
-                receive(states[0]);
+                receive(state);
             if (!APART)
                 meet(TOGETHER + group(), WARPGROUP); // nobody reads queries any more
-#pragma unroll
-            for (int tile = 0; tile < TILES; ++tile)
-                if (work.row + group_row() + tile * TILE < p.score.t && (!SPLIT || group() == 0))
-                    write(states[tile], work, tile);
+            if (work.row + group_row() < p.score.t && (!SPLIT || group() == 0))
+                write(state, work);
             if (!APART && lane() == 0) {
                 await_left<0>();
                 barriers.q_empty().arrive();
