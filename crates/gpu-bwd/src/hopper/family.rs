@@ -79,12 +79,12 @@ impl Family {
         }
     }
 
-    /// Asks for a JVP. False, and nothing is asked for, where no kernel of this family serves the call: one of the
-    /// operands does not move, or the copy engine does not know a tensor.
+    /// Asks for a JVP. False, and nothing is asked for, where no kernel of this family serves the call: O comes without
+    /// its rest, one of the operands does not move, or the copy engine does not know a tensor.
     pub(crate) fn jvp<E: Element>(&self, call: &Call<'_, '_, E>, records: Records) -> Result<bool> {
         let Some(choice) = HopperJvp::of(call.problem, self.device.architecture()) else { return Ok(false) };
         let (at, [rows, keys]) = (&call.moved, choice.boxes());
-        if !at.all_move() {
+        if !at.all_move() || at.rest.is_none() {
             return Ok(false);
         }
         let tensors = [
@@ -100,12 +100,12 @@ impl Family {
             boxes(at.rest_tangent, rows),
         ];
         let Some(maps) = self.device.tensor_maps(E::DTYPE, tensors)? else { return Ok(false) };
-        let grid = HopperJvp::grid(call.problem);
+        let (grid, blocks) = HopperJvp::grid(call.problem, self.device.multiprocessors());
         // SAFETY: a call's tensors were verified, and are borrowed while the launch is asked for; whatever is asked of the
         // device later comes after it. Maps are of the same tensors.
         #[allow(unsafe_code)]
         unsafe {
-            self.jvp.launch(choice, grid.blocks(), &Mapped { maps, given: call.rules(grid, records) })?;
+            self.jvp.launch(choice, blocks, &Mapped { maps, given: call.rules(grid, records) })?;
         }
         Ok(true)
     }

@@ -2,10 +2,10 @@
 
 use theria_contract::{DType, Problem};
 use theria_gpu_fwd::forward::parameters::Grid;
-use theria_gpu_fwd::forward::{element_name, hopper};
+use theria_gpu_fwd::forward::{Masking, element_name, hopper};
 use theria_gpu_fwd::{Architecture, KernelSpec, Mapped, Spec};
 
-use super::{WIDTHS, section};
+use super::WIDTHS;
 use crate::parameters::Rules;
 use crate::sources::HOPPER_JVP;
 
@@ -26,16 +26,20 @@ pub(super) struct HopperJvp {
 impl HopperJvp {
     /// That for a problem, wherever its tensors lie.
     pub(super) fn of(problem: &Problem, architecture: Architecture) -> Option<Self> {
-        let d = problem.shape().d as u32;
-        hopper::suits(problem, architecture, &WIDTHS).then(|| Self::instance(problem.dtype(), d))
-    }
-
-    fn instance(dtype: DType, d: u32) -> Self {
-        Self { dtype, d, keys: if d == 64 { 128 } else { 64 } }
+        let (d, m) = (problem.shape().d as u32, problem.shape().m);
+        let less_with_96 = m.next_multiple_of(96) < m.next_multiple_of(112);
+        let keys = match d {
+            64 if m < 2048 && less_with_96 => 96,
+            64 => 112,
+            _ => 64,
+        };
+        hopper::suits(problem, architecture, &WIDTHS).then(|| Self { dtype: problem.dtype(), d, keys })
     }
 
     pub(super) fn all() -> impl Iterator<Item = Self> {
-        [DType::Bf16, DType::F16].into_iter().flat_map(|dtype| WIDTHS.map(|d| Self::instance(dtype, d)))
+        [DType::Bf16, DType::F16]
+            .into_iter()
+            .flat_map(|dtype| [(64, 112), (64, 96), (128, 64)].map(|(d, keys)| Self { dtype, d, keys }))
     }
 
     /// Rows of boxes of what has queries, and of what has keys.
@@ -43,12 +47,16 @@ impl HopperJvp {
         [BOX, self.keys]
     }
 
-    /// Its blocks.
-    pub(super) fn grid(problem: &Problem) -> Grid {
-        Grid::of_queries(problem, ROWS as usize, section(problem))
+    /// The tiles of a problem, and how many blocks take them. Tiles of one length are handed out to as many blocks as run at
+    /// once; others to whichever block is done, the longest first.
+    pub(super) fn grid(problem: &Problem, multiprocessors: u32) -> (Grid, usize) {
+        let intervals = Masking::of(problem, true) == Masking::Intervals;
+        let grid = Grid::of_queries(problem, ROWS as usize, if intervals { 16 } else { 1 });
+        let tiles = grid.blocks();
+        (grid, if intervals { tiles } else { tiles.min(multiprocessors as usize) })
     }
 
-    /// Q and Q′ stay; K, K′, V, V′ pass; units of the sums; barriers.
+    /// Q and Q′ stay; K, K′, V, V′ pass; columns of ones; barriers.
     fn shared_bytes(&self) -> u32 {
         2 * ROWS * self.d * 2 + STAGES * 4 * self.keys * self.d * 2 + 4096 + 256
     }

@@ -13,12 +13,8 @@ use crate::sources::{HOPPER_SECOND, HOPPER_SWEEP};
 const KEYS: u32 = 128;
 const WRITTEN: u32 = 64;
 const STAGES: u32 = 2;
-/// Buffers in which sums of dQ leave.
-const WRITERS: u32 = 1;
-/// The order in which a warpgroup begins its products.
-const ORDERING: u32 = 0;
 /// Memory that heads which are worked on together may take, so that their queries and sums stay in the cache.
-const NEAR: usize = 16 << 20;
+const NEAR: usize = 32 << 20;
 
 /// What both sweeps are chosen by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,7 +56,7 @@ impl Cut {
         let tiles = shape.m.div_ceil(KEYS as usize);
         if self.intervals {
             let head = shape.group().saturating_mul(shape.t).saturating_mul(8 * shape.d).max(1);
-            return (Grid::of_keys(problem, KEYS as usize, (NEAR / head).clamp(1, 16)), 1);
+            return (Grid::of_keys(problem, KEYS as usize, (NEAR / head).clamp(4, 16)), 1);
         }
         // Circles of nearly one size.
         let circles = tiles.div_ceil(tiles.min(most));
@@ -89,7 +85,9 @@ impl Cut {
 pub(super) struct First(pub(super) Cut);
 
 impl First {
-    const QUERIES: [u32; 2] = [64, 64];
+    const QUERIES: [u32; 2] = [128, 64];
+    /// Warps that add sums of dQ to memory, each with a buffer in which they leave.
+    const WRITERS: u32 = 2;
 
     pub(super) fn of(problem: &Problem, architecture: Architecture) -> Option<Self> {
         Cut::of(problem, architecture, Self::QUERIES).map(Self)
@@ -104,15 +102,16 @@ impl First {
         [self.0.queries, KEYS, WRITTEN]
     }
 
-    /// K and V; stages of Q and G; dS; sums of dQ; records; barriers.
+    /// K and V; stages of Q and G; dS; sums of dQ; records; barriers; notes.
     fn shared_bytes(&self) -> u32 {
         let Self(cut) = self;
         2 * cut.bytes(KEYS)
             + STAGES * 2 * cut.bytes(cut.queries)
             + 2 * KEYS * cut.queries * 2
-            + WRITERS * 2 * cut.bytes(cut.queries)
+            + Self::WRITERS * 2 * cut.bytes(cut.queries)
             + STAGES * cut.queries * 8
-            + 8 * (12 + 2 * WRITERS)
+            + 8 * 16
+            + 48
     }
 }
 
@@ -123,13 +122,10 @@ unsafe impl Spec for First {
     type Parameters = Mapped<6, Rules>;
 
     fn kernel(&self) -> KernelSpec {
-        let mut defines = self.0.defines();
-        defines.push(("THERIA_WRITERS", WRITERS.to_string()));
-        defines.push(("THERIA_ORDERING", ORDERING.to_string()));
         KernelSpec {
-            name: format!("{}-w{WRITERS}", self.0.name("sweep")),
+            name: self.0.name("sweep"),
             source: HOPPER_SWEEP,
-            defines,
+            defines: self.0.defines(),
             threads: 384,
             shared: self.shared_bytes(),
         }

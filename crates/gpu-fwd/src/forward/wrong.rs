@@ -53,7 +53,7 @@ pub const WRONG: [(&str, Edit); 18] = [
 ];
 
 /// The same for the kernel for Hopper. None of these waits for what never comes.
-pub const WRONG_ON_HOPPER: [(&str, Edit); 12] = [
+pub const WRONG_ON_HOPPER: [(&str, Edit); 11] = [
     (
         "the first reference is kept whatever comes",
         edit("if ((top[0] - old[half]) * factor > ROOM) {", "if ((top[0] - old[half]) * factor > 1e30f) {"),
@@ -75,10 +75,6 @@ pub const WRONG_ON_HOPPER: [(&str, Edit); 12] = [
     (
         "all heads have the keys of the first",
         edit("h_kv = p.group.quotient(h);\n        length", "h_kv = 0;\n        length"),
-    ),
-    (
-        "the second row tile has the queries of the first",
-        edit("begin_scores(b, queries(1), keys(1));", "begin_scores(b, queries(0), keys(1));"),
     ),
     (
         "the rest has the wrong sign",

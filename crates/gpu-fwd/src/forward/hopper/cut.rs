@@ -4,7 +4,7 @@ use theria_contract::{Precision, Problem};
 
 use super::suits;
 use crate::forward::parameters::{Forward, Grid};
-use crate::forward::{Load, Masking, Products};
+use crate::forward::{Masking, Products};
 use crate::sources::HOPPER_FORWARD;
 use crate::{Architecture, KernelSpec, Mapped, Spec};
 
@@ -35,10 +35,8 @@ pub(super) struct Cut {
     keys: u32,
     /// Steps whose keys and values are in shared memory.
     stages: u32,
-    /// Warpgroups that multiply.
+    /// Warpgroups that multiply, with 64 rows each.
     groups: u32,
-    /// Tiles of 64 rows of one of them.
-    tiles: u32,
     /// Whether warpgroups take turns at the tensor cores.
     turns: bool,
     /// Whether O leaves by way of memory of its own, and not by that of Q.
@@ -47,17 +45,45 @@ pub(super) struct Cut {
     split: bool,
 }
 
-/// `[keys, stages, groups, tiles]`, turns, apart.
-const fn cut([keys, stages, groups, tiles]: [u32; 4], turns: bool, apart: bool) -> Cut {
-    Cut { keys, stages, groups, tiles, turns, apart, split: false }
+/// How many rows there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rows {
+    /// Too few for every multiprocessor to have a tile of 128.
+    Few,
+    /// Enough, in heads of few rows.
+    Short,
+    /// Enough.
+    Long,
 }
 
-/// The shipped cut. FEW: too few rows to fill the device with the largest blocks.
-fn shipped(d: u32, few: bool) -> Cut {
-    match (d, few) {
-        (64, false) => cut([128, 2, 2, 2], false, false),
-        (64, true) | (128, _) => cut([128, 2, 2, 1], true, false),
-        _ => cut([80, 2, 2, 1], true, false),
+impl Rows {
+    const ALL: [Self; 3] = [Self::Few, Self::Short, Self::Long];
+
+    fn of(problem: &Problem, multiprocessors: u32) -> Self {
+        let shape = problem.shape();
+        if shape.t.div_ceil(128) * shape.batch * shape.heads_q < multiprocessors as usize {
+            Self::Few
+        } else if shape.t <= 256 {
+            Self::Short
+        } else {
+            Self::Long
+        }
+    }
+}
+
+/// `[keys, stages, groups]`, with turns and O apart.
+const fn cut([keys, stages, groups]: [u32; 3]) -> Cut {
+    Cut { keys, stages, groups, turns: true, apart: true, split: false }
+}
+
+/// The shipped cut. The numbers were measured on an H200.
+fn shipped(d: u32, rows: Rows, rest: bool) -> Cut {
+    match (d, rows) {
+        (64, Rows::Few) => Cut { turns: false, split: true, ..cut([128, 4, 2]) },
+        (64, Rows::Short) => cut([112, 2, 2]),
+        (64, Rows::Long) => cut([if rest { 112 } else { 128 }, 2, 3]),
+        (128, _) => cut([128, 2, 2]),
+        _ => Cut { turns: false, apart: false, ..cut([80, 2, 2]) },
     }
 }
 
@@ -87,14 +113,14 @@ impl HopperForward {
             d,
             intervals: Masking::of(problem, true) == Masking::Intervals,
             rest,
-            cut: shipped(d, Load::of(problem, multiprocessors) == Load::Few),
+            cut: shipped(d, Rows::of(problem, multiprocessors), rest),
         })
     }
 
     /// Rows of a block.
     fn rows(&self) -> u32 {
-        let Cut { groups, tiles, split, .. } = self.cut;
-        if split { TILE } else { TILE * groups * tiles }
+        let Cut { groups, split, .. } = self.cut;
+        if split { TILE } else { TILE * groups }
     }
 
     /// What the boxes of Q, K, V, O and its rest have of rows.
@@ -130,9 +156,9 @@ pub(in crate::forward) fn all(architecture: Architecture) -> Vec<HopperForward> 
         return all;
     }
     for products in [Products::Bf16, Products::F16] {
-        for (d, few) in WIDTHS.into_iter().flat_map(|d| [(d, true), (d, false)]) {
+        for (d, rows) in WIDTHS.into_iter().flat_map(|d| Rows::ALL.map(|rows| (d, rows))) {
             for (intervals, rest) in [(false, false), (false, true), (true, false), (true, true)] {
-                let instance = HopperForward { products, d, intervals, rest, cut: shipped(d, few) };
+                let instance = HopperForward { products, d, intervals, rest, cut: shipped(d, rows, rest) };
                 if !all.contains(&instance) {
                     all.push(instance);
                 }
@@ -150,14 +176,13 @@ unsafe impl Spec for HopperForward {
 
     fn kernel(&self) -> KernelSpec {
         let Self { products, d, intervals, rest, cut } = *self;
-        let Cut { keys, stages, groups, tiles, turns, apart, split } = cut;
+        let Cut { keys, stages, groups, turns, apart, split } = cut;
         let (name, math) = (products.name(), products.type_name());
         let numbers = [
             ("THERIA_D", d),
             ("THERIA_KEYS", keys),
             ("THERIA_STAGES", stages),
             ("THERIA_GROUPS", groups),
-            ("THERIA_TILES", tiles),
             ("THERIA_INTERVALS", u32::from(intervals)),
             ("THERIA_REST", u32::from(rest)),
             ("THERIA_TURNS", u32::from(turns)),
@@ -170,9 +195,7 @@ unsafe impl Spec for HopperForward {
         let flags = [(turns, "-turns"), (apart, "-apart"), (split, "-split")];
         let flags: String = flags.into_iter().filter_map(|(is, name)| is.then_some(name)).collect();
         KernelSpec {
-            name: format!(
-                "hopper-forward-{name}-{d}{masking}{rest}-k{keys}-p{stages}-g{groups}-t{tiles}{flags}"
-            ),
+            name: format!("hopper-forward-{name}-{d}{masking}{rest}-k{keys}-p{stages}-g{groups}{flags}"),
             source: HOPPER_FORWARD,
             defines: std::iter::once(("THERIA_MATH", math.to_owned())).chain(numbers).collect(),
             threads: WARPGROUP * (groups + 1),
