@@ -17,10 +17,10 @@
 //     dS', dS        keys × queries                        stored, read: by both warpgroups
 //     dQ'            in f32, on its way out                made, left
 //
-// Everything is made transposed: rows are keys. So P, P', dS and dS' are left operands where they lie in registers, and
-// only dS' and dS pass through shared memory, for dQ', which sums over the keys of both warpgroups. That product comes
-// one step late: neither warpgroup waits for what the other has just made. It is transposed too: rows are columns of Q.
-// Wide heads are shared out by columns of Q, narrow ones by queries, 64 × 32 to each warpgroup.
+// Everything is made transposed: rows are keys. So P, P', dS and dS' are left operands where they lie in registers,
+// and only dS' and dS pass through shared memory, for dQ', which sums over the keys of both warpgroups. That product
+// comes one step late: neither warpgroup waits for what the other has just made. It is transposed too: rows are columns
+// of Q. Wide heads are shared out by columns of Q, narrow ones by queries, 64 × 32 to each warpgroup.
 //
 //     a step    multiply                            meanwhile
 //               S, dP | S'
@@ -28,8 +28,8 @@
 //               dP' | dQ' of the step before | P'ᵀ·G S' - μ and P'
 //               dS'ᵀ·Q                               dS'
 //
-// Few sums live at a time. What dP' is added to begins with (S' - μ) ∘ (dP - δ) - δ', so dS' is P ∘ that, and lies where
-// S' lay.
+// Few sums live at a time. What dP' is added to begins with (S' - μ) ∘ (dP - δ) - δ', so dS' is P ∘ that, and lies
+// where S' lay.
 #include "hopper_sweep.cuh"
 #include "hopper_turns.cuh"
 
@@ -117,12 +117,13 @@ static THERIA_DEVICE float2 load_pair(unsigned from) {
     return x;
 }
 static THERIA_DEVICE void store_vector(unsigned to, float4 x) {
-    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(x.x), "f"(x.y), "f"(x.z), "f"(x.w) : "memory");
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(x.x), "f"(x.y), "f"(x.z), "f"(x.w)
+                 : "memory");
 }
 // Four 8 × 8 matrices, as they lie in sums; rows at the addresses of the lanes.
 static THERIA_DEVICE void store_matrices(unsigned to, const unsigned (&x)[4]) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(x[0]), "r"(x[1]), "r"(x[2]),
-                 "r"(x[3])
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(x[0]), "r"(x[1]),
+                 "r"(x[2]), "r"(x[3])
                  : "memory");
 }
 
@@ -231,7 +232,8 @@ struct Consumer {
     Barriers barriers;
     int group, thread; // which of the two, and a thread's number in it
 
-    THERIA_DEVICE int first_row() const { return 64 * group + thread / WARP * 16; } // of this warp, among the block's keys
+    // Of this warp, among the block's keys.
+    THERIA_DEVICE int first_row() const { return 64 * group + thread / WARP * 16; }
 
     // Where this lane's row begins in a panel of keys as eight columns from `chunk` on: for four matrices at a time.
     THERIA_DEVICE unsigned matrix_at(unsigned chunk) const {
@@ -272,8 +274,8 @@ struct Consumer {
             Operand curved(memory + curved_at(kind, step - 1) + column * 2);
 #pragma unroll
             for (int k = 0; k < KEYS / 16; ++k)
-                Product<32, E>::template add<true, true>(rows, keys.at(k * 16 * PANEL_ROW), curved.at(k * 16 * PANEL_ROW),
-                                                         kind + k > 0);
+                Product<32, E>::template add<true, true>(rows, keys.at(k * 16 * PANEL_ROW),
+                                                         curved.at(k * 16 * PANEL_ROW), kind + k > 0);
         }
         commit_products();
     }
@@ -288,8 +290,8 @@ struct Consumer {
         tell(barriers.made());
     }
 
-    // Right operands of dQ'. Rows are keys and columns queries: a panel of dS' and one of dS, or, with 32 queries, a half
-    // each.
+    // Right operands of dQ'. Rows are keys and columns queries: a panel of dS' and one of dS, or, with 32 queries, a
+    // half each.
     static THERIA_DEVICE unsigned curved_at(int kind, int step) {
         return CURVED_AT + kind * (QUERIES == 64 ? KEY_PANEL : 64);
     }
@@ -342,8 +344,8 @@ struct Consumer {
     }
 
     // S' becomes what dP' is added to. P' is an operand.
-    THERIA_DEVICE void shift(const Scores &s, Scores &s_tangent, const Scores &dp, Left &weights_tangent, unsigned records,
-                             float scale) const {
+    THERIA_DEVICE void shift(const Scores &s, Scores &s_tangent, const Scores &dp, Left &weights_tangent,
+                             unsigned records, float scale) const {
 #pragma unroll
         for (int n = 0; n < QUERIES / 8; ++n) {
             float2 known[2] = {load_pair(records + 8 * n * int(sizeof(Known)) + 8),
@@ -384,8 +386,8 @@ struct Consumer {
         meet(2 + group, WARPGROUP);
         if (thread == 0) {
             for (int n = 0; n < PANELS; ++n)
-                take_away(map, at + n * KEY_PANEL + 64 * group * PANEL_ROW, n * PANEL, sweep.first_key() + 64 * group, sweep.h,
-                          sweep.b);
+                take_away(map, at + n * KEY_PANEL + 64 * group * PANEL_ROW, n * PANEL, sweep.first_key() + 64 * group,
+                          sweep.h, sweep.b);
             commit_taken();
         }
     }
@@ -488,7 +490,8 @@ struct Consumer {
     }
 };
 
-extern "C" __global__ void __launch_bounds__((CONSUMERS + 1) * WARPGROUP, 1) kernel(const __grid_constant__ Parameters p) {
+extern "C" __global__ void __launch_bounds__((CONSUMERS + 1) * WARPGROUP, 1)
+    kernel(const __grid_constant__ Parameters p) {
     extern __shared__ __align__(1024) unsigned char shared[];
     let_next_launch_start();
     unsigned memory = shared_address(shared);
@@ -496,8 +499,8 @@ extern "C" __global__ void __launch_bounds__((CONSUMERS + 1) * WARPGROUP, 1) ker
     int warp = __shfl_sync(FULL_WARP, threadIdx.x / WARP, 0);
     if (warp == 0 && is_elected()) {
         barriers.make();
-        prefetch(p.q), prefetch(p.k), prefetch(p.v), prefetch(p.q_tangent), prefetch(p.k_tangent), prefetch(p.v_tangent);
-        prefetch(p.g), prefetch(p.dk), prefetch(p.dv);
+        prefetch(p.q), prefetch(p.k), prefetch(p.v), prefetch(p.g), prefetch(p.dk), prefetch(p.dv);
+        prefetch(p.q_tangent), prefetch(p.k_tangent), prefetch(p.v_tangent);
         if (WITH_COTANGENT_TANGENT)
             prefetch(p.g_tangent);
     }
