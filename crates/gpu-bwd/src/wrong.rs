@@ -37,20 +37,24 @@ pub const WRONG: [(&str, Edit); 13] = [
 ];
 
 /// The same for kernels for Hopper. None of these waits for what never comes.
-pub const WRONG_ON_HOPPER: [(&str, Edit); 15] = [
+pub const WRONG_ON_HOPPER: [(&str, Edit); 16] = [
     ("JVP: Q K′ᵀ is lost", edit("multiply_keys(s_tangent, q, k_tangent, true);", ";")),
     ("JVP: μ is without c", edit("blind ? 0 : shift + own.centre[half];", "blind ? 0 : shift;")),
-    ("JVP: O is not taken off", edit("-shift * o.x)", "-0.0f * o.x)")),
+    ("JVP: O is not taken off", edit("-end.shift * o.x)", "-0.0f * o.x)")),
     (
         "JVP: a window begins one key too late",
         edit("8 * n + c < first || 8 * n + c >= end", "8 * n + c <= first || 8 * n + c >= end"),
     ),
-    ("backward: δ is left out", edit("pair.first_delta);", "0.0f * pair.first_delta);")),
+    ("backward: δ is left out", edit("two.first_delta);", "0.0f * two.first_delta);")),
     ("backward: dK is without the scale", edit("put(dk, scale, p.dk", "put(dk, 1, p.dk")),
     ("whose turn is last has made dQ alone", edit("if (turn == 0)", "if (true)")),
     ("dQ is without the scale", edit("scale * (half ? x[n].z : x[n].x)", "(half ? x[n].z : x[n].x)")),
-    ("second order: δ is left out", edit("{dp[e] - delta[0], dp[e + 1] - delta[1]}", "{dp[e], dp[e + 1]}")),
-    ("second order: δ′ is left out", edit("centred[c], -delta_tangent[c]);", "centred[c], 0.0f);")),
+    (
+        "second order: μ is left out",
+        edit("fmaf(s_tangent[e + c], scale, -known[c].x);", "s_tangent[e + c] * scale;"),
+    ),
+    ("second order: δ is left out", edit("dp[e + c] -= known[c].y;", ";")),
+    ("second order: δ′ is left out", edit("dp[e + c], -known[c].y);", "dp[e + c], 0.0f);")),
     (
         "second order: Q K′ᵀ is lost",
         edit("multiply(s_tangent, own + K_TANGENT_AT, stage + Q_AT, true);", ";"),
