@@ -23,15 +23,23 @@ static_assert(ROWS == 64 || ROWS == 128, "rows of two warpgroups, or of both");
 using Staged = Tile<Math, QUERIES, D>;
 using Written = Tile<Math, QUERIES / WARPS, D>;
 
+// Where a thread's n-th four sums of a part are.
+static THERIA_DEVICE int row_of(int part) {
+    return (OWN_ROWS ? 64 * part : 0) + threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4;
+}
+static THERIA_DEVICE int column_of(int part, int n) {
+    return (OWN_ROWS ? 0 : COLUMNS / 2 * part) + 8 * n + 2 * (threadIdx.x % 4);
+}
+// The first of the queries that they belong to.
+static THERIA_DEVICE int query_of(int part, int n) { return TRANSPOSED ? column_of(part, n) : row_of(part); }
+
 // One part of a thread, in shared memory.
 static THERIA_DEVICE void stage(unsigned tile, const float4 (&x)[FOURS], int part, float scale) {
-    int lane = threadIdx.x % WARP;
 #pragma unroll
     for (int n = 0; n < FOURS; ++n)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            int row = (OWN_ROWS ? 64 * part : 0) + threadIdx.x / WARP * 16 + 8 * half + lane / 4;
-            int column = (OWN_ROWS ? 0 : COLUMNS / 2 * part) + 8 * n + 2 * (lane % 4);
+            int row = row_of(part) + 8 * half, column = column_of(part, n);
             float first = scale * (half ? x[n].z : x[n].x), second = scale * (half ? x[n].w : x[n].y);
             if (TRANSPOSED) {
 #pragma unroll
@@ -57,12 +65,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8) kernel(const __grid_con
     SeenBy<KEYS, QUERIES, INTERVALS> seen(p.score, place.tile, p.score.keys_of(place.b));
     bool touched = seen.end > seen.begin; // nobody has written sums of queries that see nothing
     float scale = float(p.score.scale);
+    int left = touched ? p.score.t - place.tile * QUERIES : 0; // queries that are read
 #pragma unroll
     for (int part = 0; part < PARTS; ++part) {
         float4 x[FOURS];
 #pragma unroll
-        for (int n = 0; n < FOURS; ++n)
-            x[n] = touched ? from[(part * FOURS + n) * THREADS] : float4{0, 0, 0, 0};
+        for (int n = 0; n < FOURS; ++n) {
+            bool read = query_of(part, n) < left;
+            x[n] = read ? from[(part * FOURS + n) * THREADS] : float4{0, 0, 0, 0};
+        }
         stage(tile, x, part, scale);
     }
     __syncthreads();
