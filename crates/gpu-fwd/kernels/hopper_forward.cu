@@ -175,7 +175,10 @@ THERIA_DEVICE void store(unsigned at, float x, float y, float z, float w) {
 }
 THERIA_DEVICE float4 load(unsigned at) {
     float4 x;
-    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w) : "r"(at) : "memory");
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+                 : "r"(at)
+                 : "memory");
     return x;
 }
 // Four 8×8 matrices of 16-bit elements into memory, rows at the addresses of the lanes, eight lanes each.
@@ -374,7 +377,10 @@ static THERIA_DEVICE void finish(const State &state) {
                  "}" ::"f"(state.sum[0] + state.sum[1]) : "memory");
 }
 
-THERIA_DEVICE float2 unpack(unsigned pair, bf16) { return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000)}; }
+// What became of two numbers that were rounded.
+THERIA_DEVICE float2 unpack(unsigned pair, bf16) {
+    return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000)};
+}
 THERIA_DEVICE float2 unpack(unsigned pair, f16) {
     float2 x;
     asm("{\n"
@@ -388,6 +394,7 @@ THERIA_DEVICE float2 unpack(unsigned pair, f16) {
     return x;
 }
 
+// P as an operand, and where it is EARLY the sum of it.
 static THERIA_DEVICE void round(State &state, Weights &weights, const Scores &s) {
 #pragma unroll
     for (int k = 0; k < KEY_DEPTHS; ++k)
@@ -425,8 +432,8 @@ struct Consumer {
     unsigned count;    // of the ring: the step that this warpgroup is at
 
     THERIA_DEVICE Consumer(const Given &given, unsigned memory, const Barriers &barriers)
-        : given(given), barriers(barriers), memory(memory), own_group(uniform(threadIdx.x / WARPGROUP) - 1), factor(float(given.forward.score.scale) * LOG2_E),
-          count(SPLIT ? group() : 0) {}
+        : given(given), barriers(barriers), memory(memory), own_group(uniform(threadIdx.x / WARPGROUP) - 1),
+          factor(float(given.forward.score.scale) * LOG2_E), count(SPLIT ? group() : 0) {}
 
     THERIA_DEVICE int group() const { return own_group; }
     THERIA_DEVICE static int warp() { return threadIdx.x / WARP % GROUP_WARPS; } // of the warpgroup
@@ -522,7 +529,8 @@ struct Consumer {
         end(state, weights);
     }
 
-    THERIA_DEVICE void begin(State &state, Scores &s, Weights &weights, unsigned index, const Steps &steps, int step) const {
+    THERIA_DEVICE void begin(State &state, Scores &s, Weights &weights, unsigned index, const Steps &steps,
+                             int step) const {
         float shrink[2];
         await_keys(0);
         await_turn();
@@ -576,6 +584,7 @@ struct Consumer {
         count += STRIDE;
     }
 
+    // Steps that concern this warpgroup, and those that do not.
     THERIA_DEVICE void sweep_all(State &state, unsigned index) {
         Steps steps(given.forward, Work(given.forward, index), group_row());
         barriers.q_full().await(q_parity);
@@ -592,7 +601,7 @@ struct Consumer {
             past += work.steps;
     }
 
-    // What the second warpgroup found of split rows goes to the first.
+    // What the second warpgroup found of split rows goes to the first. Each thread meets the one in its place.
     THERIA_DEVICE void send(const State &state) const {
         unsigned at = memory + MERGE_AT + threadIdx.x % WARPGROUP * 16;
         meet(READ, 2 * WARPGROUP);
@@ -650,11 +659,13 @@ struct Consumer {
                 x += __shfl_xor_sync(FULL_WARP, x, 2);
             }
             float top = state.top[half], against = reference(top, factor);
-            float lse = is_large(against) ? fmaf(top, factor * LN_2, log2_of(sum) * LN_2) : (against + log2_of(sum)) * LN_2;
+            float lse =
+                is_large(against) ? fmaf(top, factor * LN_2, log2_of(sum) * LN_2) : (against + log2_of(sum)) * LN_2;
             weight[half] = __fdividef(1, REST ? state.rounded[2 * half] : sum);
             if (sum == 0) {
                 // Of a row that sees a key all scores have overflowed, and nobody knows it.
-                bool lost = INTERVALS ? p.score.first_key(i, work.length) < p.score.end_key(i, work.length) : work.length > 0;
+                bool lost =
+                    INTERVALS ? p.score.first_key(i, work.length) < p.score.end_key(i, work.length) : work.length > 0;
                 lse = lost ? not_a_number() : -infinity();
                 weight[half] = lost ? not_a_number() : 0;
 #pragma unroll
