@@ -47,8 +47,9 @@ fn suite_of_sweeps() -> Suite {
 fn suite_on_hopper() -> Suite {
     let mut suite =
         suite().only(|name| !matches!(name, "everything" | "padding hidden by the lowest number"));
-    // Enough rows for the largest blocks, and blocks of keys that go round together.
-    suite.cases.push(named("many heads".to_owned(), sized(2, [66, 66], 270, 290, 64, 64)));
+    // Enough rows for the largest blocks.
+    let many = named("many heads, rising".to_owned(), sized(2, [66, 66], 270, 290, 64, 64).scale(1.0));
+    suite.cases.push(Case { amplitude: Amplitude::Rising, ..many });
     suite
 }
 

@@ -7,8 +7,9 @@ use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use theria_contract::{Checks, Problem, Refusal};
-use theria_gpu_fwd::forward::{CudaFast, CudaFused, ReferenceForward};
+use theria_contract::{Checks, Problem, Refusal, Rule};
+use theria_gpu_bwd::CudaFused;
+use theria_gpu_fwd::forward::{CudaFast, ReferenceForward};
 use theria_gpu_fwd::{Compiler, Cuda, Device, Error, Spec as _};
 
 /// The device of this process, opened when it is first asked for.
@@ -44,16 +45,19 @@ pub(crate) fn kept<A: Any + Send + Sync, F: Fn(Cuda, Checks) -> A + 'static>(
     Ok(Arc::clone(made).downcast().expect("one function makes one type"))
 }
 
-/// The kernels that would serve the forward rule of a problem on a device: backend, and names of instances in
-/// the order of their launches.
-pub fn forward_kernels(device: &Device, problem: &Problem) -> Vec<(&'static str, String)> {
+/// The kernels that would serve a problem on a device: backend, rule, and names of instances in the order of their
+/// launches. Of the other rules than the forward those of `cuda-fused`, without the one that makes row statistics.
+pub fn serving_kernels(device: &Device, problem: &Problem) -> Vec<(&'static str, Rule, String)> {
     let cuda = || Cuda::new(device.clone());
-    let fused = CudaFused::new(cuda()).kernel(problem);
+    let fused = CudaFused::new(cuda());
+    let by_rule =
+        Rule::ALL.into_iter().map(|rule| ("cuda-fused", rule, fused.kernels(problem, rule).join(", ")));
     let fast =
         CudaFast::new(cuda()).choice(problem).map(|parts| parts.map(|part| part.kernel().name).join(", "));
     let reference = Some(ReferenceForward::of(problem).kernel().name);
-    let all = [("cuda-fused", fused), ("cuda-fast", fast), ("cuda-ref", reference)];
-    all.into_iter().filter_map(|(backend, kernel)| Some((backend, kernel?))).collect()
+    let others = [("cuda-fast", fast), ("cuda-ref", reference)];
+    let others = others.into_iter().filter_map(|(backend, kernel)| Some((backend, Rule::Forward, kernel?)));
+    by_rule.filter(|(_, _, kernels)| !kernels.is_empty()).chain(others).collect()
 }
 
 /// The newest CUDA that the driver serves: `13.0`.

@@ -60,7 +60,7 @@ pub const WRONG_ON_HOPPER: [(&str, Edit); 11] = [
     ),
     ("l keeps its old reference", edit("state.sum[half] *= shrink[half];", ";")),
     ("O keeps its old reference", edit("state.out[n] *= shrink[n / 2 % 2];", ";")),
-    ("what O is divided by keeps its old reference", edit("state.rounded[0] *= shrink[0];", ";")),
+    ("what O is divided by keeps its old reference", edit("state.rounded[2 * half] *= shrink[half];", ";")),
     ("lse is to base 2", edit("(against + log2_of(sum)) * LN_2;", "against + log2_of(sum);")),
     ("large references are rounded as others are", edit("return !(fabsf(x) < LARGE);", "return false;")),
     (

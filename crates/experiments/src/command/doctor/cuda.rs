@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use theria_contract::{Causal, DType, Problem, ProblemBuilder};
+use theria_contract::{Causal, DType, Problem, ProblemBuilder, Rule};
 use theria_gpu_bwd::SweepOccasion;
 use theria_gpu_fwd::forward::{Occasion, Situation, Table};
 use theria_gpu_fwd::{Compiler, CubinCache, Device, Error};
@@ -27,8 +27,8 @@ pub(super) struct CudaFindings {
     compiler: Result<(u32, u32), String>,
     cache: Result<PathBuf, String>,
     tables: Vec<Measured>,
-    /// Problem, backend, kernel.
-    kernels: Vec<(&'static str, &'static str, String)>,
+    /// Problem, backend, rule, kernels.
+    kernels: Vec<(&'static str, &'static str, Rule, String)>,
 }
 
 /// Choices that `theria tune` made.
@@ -111,10 +111,10 @@ impl CudaFindings {
         if self.kernels.is_empty() {
             return Ok(());
         }
-        console.heading("Kernels that would serve the forward rule")?;
-        let mut table = console::table(["problem", "backend", "kernel"]);
-        for (problem, backend, kernel) in &self.kernels {
-            table.add_row([problem, backend, kernel.as_str()]);
+        console.heading("Kernels that would serve common problems")?;
+        let mut table = console::table(["problem", "backend", "rule", "kernel"]);
+        for (problem, backend, rule, kernel) in &self.kernels {
+            table.add_row([problem, backend, rule.name(), kernel.as_str()]);
         }
         console.table(&table)
     }
@@ -138,8 +138,8 @@ impl CudaFindings {
             "tuned": self.tables.iter().map(|Measured { list, file, choices }| {
                 json!({"list": list, "file": file.display().to_string(), "choices": choices})
             }).collect::<Vec<_>>(),
-            "kernels": self.kernels.iter().map(|(problem, backend, kernel)| {
-                json!({"problem": problem, "backend": backend, "kernel": kernel})
+            "kernels": self.kernels.iter().map(|(problem, backend, rule, kernel)| {
+                json!({"problem": problem, "backend": backend, "rule": rule.name(), "kernel": kernel})
             }).collect::<Vec<_>>(),
         })
     }
@@ -206,12 +206,12 @@ fn table<S: Situation>(device: &Device) -> Option<Measured> {
     Some(Measured { list: S::LIST, file, choices })
 }
 
-fn common_kernels(device: &'static Device) -> Vec<(&'static str, &'static str, String)> {
+fn common_kernels(device: &'static Device) -> Vec<(&'static str, &'static str, Rule, String)> {
     let mut kernels = Vec::new();
     for (name, change) in COMMON {
         let Ok(problem) = change(Problem::builder(DType::Bf16).head_dims(64, 64)).build() else { continue };
-        let serving = cuda::forward_kernels(device, &problem);
-        kernels.extend(serving.into_iter().map(|(backend, kernel)| (*name, backend, kernel)));
+        let serving = cuda::serving_kernels(device, &problem);
+        kernels.extend(serving.into_iter().map(|(backend, rule, kernel)| (*name, backend, rule, kernel)));
     }
     kernels
 }

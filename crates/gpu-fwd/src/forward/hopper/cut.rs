@@ -79,7 +79,7 @@ const fn cut([keys, stages, groups]: [u32; 3]) -> Cut {
 /// The shipped cut. The numbers were measured on an H200.
 fn shipped(d: u32, rows: Rows, rest: bool) -> Cut {
     match (d, rows) {
-        (64, Rows::Few) => Cut { turns: false, split: true, ..cut([128, 4, 2]) },
+        (64, Rows::Few) => Cut { turns: false, apart: false, split: true, ..cut([128, 4, 2]) },
         (64, Rows::Short) => cut([112, 2, 2]),
         (64, Rows::Long) => cut([if rest { 112 } else { 128 }, 2, 3]),
         (128, _) => cut([128, 2, 2]),
