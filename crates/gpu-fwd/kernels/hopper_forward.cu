@@ -25,7 +25,7 @@
 //     tensor cores    | S'  P·V      | S''  P'·V'       |
 //     other units     |     exp S'   |      exp S''     |
 //
-// Where warpgroups take TURNS, one begins its products when the next one has begun its own: then the exponentials
+// Where warpgroups take TURNS, one begins its products when the one before has begun its own: then the exponentials
 // of one meet the products of the other.
 //
 // Few rows do not fill a device with blocks. With SPLIT both warpgroups have the same 64 rows and every second step each;
