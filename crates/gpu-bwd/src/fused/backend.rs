@@ -31,7 +31,7 @@ pub struct CudaFused {
     pub(super) table: Table<SweepOccasion>,
     pub(super) sweeps: Library<FusedSweep>,
     pairs: Library<PairKernel>,
-    hopper: Option<hopper::Family>,
+    pub(super) hopper: Option<hopper::Family>,
 }
 
 impl CudaFused {

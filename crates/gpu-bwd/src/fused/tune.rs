@@ -92,9 +92,22 @@ impl CudaFused {
         Staged::new(self, problem)
     }
 
-    /// Measures choices for a sweep, by the time of the whole rule, and takes the fastest into its table. The other
+    /// Measures choices for a portable sweep, by the time of the whole rule, and takes the fastest into its table. The other
     /// sweeps are those of the table. `progress` is told how many of how many were tried.
     pub fn tune_sweep<E: Element>(
+        &mut self,
+        staged: &Staged<E>,
+        occasion: SweepOccasion,
+        progress: impl FnMut(usize, usize),
+    ) -> Result<Tuned<SweepOccasion>> {
+        // Choices are those of the portable kernels: the others stand aside.
+        let hopper = self.hopper.take();
+        let tuned = self.tune_portable_sweep(staged, occasion, progress);
+        self.hopper = hopper;
+        tuned
+    }
+
+    fn tune_portable_sweep<E: Element>(
         &mut self,
         staged: &Staged<E>,
         occasion: SweepOccasion,
