@@ -17,6 +17,8 @@ use crate::part::{Order, Part, Records};
 #[derive(Debug)]
 pub(crate) struct Family {
     device: Device,
+    /// Whether blocks of keys go round.
+    rounds: bool,
     jvp: Library<HopperJvp>,
     first: Library<First>,
     second: Library<Second>,
@@ -27,6 +29,7 @@ impl Family {
     pub(crate) fn new(device: &Device) -> Self {
         Self {
             device: device.clone(),
+            rounds: false,
             jvp: Library::new(device.clone()),
             first: Library::new(device.clone()),
             second: Library::new(device.clone()),
@@ -37,11 +40,17 @@ impl Family {
     pub(crate) fn edited(device: &Device, edit: Edit) -> Self {
         Self {
             device: device.clone(),
+            rounds: false,
             jvp: Library::edited(device.clone(), edit),
             first: Library::edited(device.clone(), edit),
             second: Library::edited(device.clone(), edit),
             finish: Library::edited(device.clone(), edit),
         }
+    }
+
+    /// With blocks of keys that go round: see [`CudaFused::with_rounds`](crate::CudaFused::with_rounds).
+    pub(crate) fn go_round(&mut self) {
+        self.rounds = true;
     }
 
     fn first_for(&self, problem: &Problem) -> Option<First> {
@@ -198,7 +207,8 @@ impl Family {
         unsafe {
             pairs.launch(statistics, grid.blocks(), &given(grid))?;
         }
-        let (grid, together) = cut.grid(problem, self.device.multiprocessors());
+        let at_most = if self.rounds { self.device.multiprocessors() } else { 1 };
+        let (grid, together) = cut.grid(problem, at_most);
         let mut rules = given(grid);
         rules.own.lanes = together as i32;
         sweep(grid.blocks(), rules)?;

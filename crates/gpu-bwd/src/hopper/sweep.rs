@@ -49,15 +49,15 @@ impl Cut {
         2 * self.d * rows
     }
 
-    /// The blocks of keys of a problem, and how many of a head go round together (`hopper_sweep.cuh`): all of those
-    /// must run at the same time. Where rows differ in length none do.
-    pub(super) fn grid(&self, problem: &Problem, multiprocessors: u32) -> (Grid, usize) {
-        let (shape, most) = (problem.shape(), multiprocessors.max(1) as usize);
-        let tiles = shape.m.div_ceil(KEYS as usize);
-        if self.intervals {
+    /// The blocks of keys of a problem, and how many of a head go round together (`hopper_sweep.cuh`): at most so many,
+    /// which must run at the same time. Where rows differ in length none do.
+    pub(super) fn grid(&self, problem: &Problem, at_most: u32) -> (Grid, usize) {
+        let (shape, most) = (problem.shape(), at_most.max(1) as usize);
+        if self.intervals || most == 1 {
             let head = shape.group().saturating_mul(shape.t).saturating_mul(8 * shape.d).max(1);
             return (Grid::of_keys(problem, KEYS as usize, (NEAR / head).clamp(4, 16)), 1);
         }
+        let tiles = shape.m.div_ceil(KEYS as usize);
         // Circles of nearly one size.
         let circles = tiles.div_ceil(tiles.min(most));
         (Grid::of_keys(problem, KEYS as usize, 1), tiles.div_ceil(circles))
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_blocks_go_round_together_than_there_are_multiprocessors() {
+    fn no_more_blocks_go_round_together_than_may() {
         for (m, wanted) in
             [(1, 1), (128, 1), (129, 2), (4096, 32), (16_896, 132), (16_897, 67), (65_536, 128)]
         {
@@ -226,8 +226,9 @@ mod tests {
             let (grid, together) = cut.grid(&problem, 132);
             assert_eq!(together, wanted, "{m}");
             assert_eq!(grid.blocks(), 2 * m.div_ceil(128));
-            let (_, alone) = Cut { intervals: true, ..cut }.grid(&problem, 132);
-            assert_eq!(alone, 1);
+            let (_, with_intervals) = Cut { intervals: true, ..cut }.grid(&problem, 132);
+            let (in_order, alone) = cut.grid(&problem, 1);
+            assert_eq!((with_intervals, alone, in_order.blocks()), (1, 1, grid.blocks()));
         }
     }
 }
