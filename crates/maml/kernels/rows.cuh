@@ -13,6 +13,7 @@
 #pragma once
 
 #include "number.cuh"
+#include "width.cuh"
 
 namespace theria {
 
@@ -27,13 +28,15 @@ struct Follow {
     }
 };
 
-// Memory of an operand or of the result: what is read of it, and where its result goes.
+// Memory of an operand or of the result: what is read of it, and where its result goes. All of it is narrow or none is, and
+// what rows share never is.
 struct Operand {
     const void *value, *tangent;
     void *made;
     // Rows of sums of `made`, where rows share it and several warps add to one.
     void *sums;
-    int width, add;
+    int width;
+    short add, narrow;
     Follow follow;
 };
 
@@ -102,14 +105,18 @@ struct Row {
 // Numbers out of memory, with tangents where there are any. No launch writes what it reads.
 template <class N> struct Load;
 template <> struct Load<float> {
-    static THERIA_DEVICE float at(const float *value, const float *, int n) { return __ldg(value + n); }
+    static THERIA_DEVICE float at(const void *value, const void *, bool narrow, int n) {
+        return load<float>(value, narrow, n);
+    }
 };
 template <> struct Load<double> {
-    static THERIA_DEVICE double at(const double *value, const double *, int n) { return __ldg(value + n); }
+    static THERIA_DEVICE double at(const void *value, const void *, bool narrow, int n) {
+        return load<double>(value, narrow, n);
+    }
 };
 template <class R> struct Load<Dual<R>> {
-    static THERIA_DEVICE Dual<R> at(const R *value, const R *tangent, int n) {
-        return {__ldg(value + n), tangent ? __ldg(tangent + n) : R(0)};
+    static THERIA_DEVICE Dual<R> at(const void *value, const void *tangent, bool narrow, int n) {
+        return {load<R>(value, narrow, n), tangent ? load<R>(tangent, narrow, n) : R(0)};
     }
 };
 
@@ -119,8 +126,9 @@ THERIA_DEVICE double kept(double x) { return x; }
 template <class R> THERIA_DEVICE R kept(Dual<R> x) { return x.tangent; }
 
 template <class N, class R> struct Given {
-    const R *value, *tangent;
-    THERIA_DEVICE N operator()(int n) const { return Load<N>::at(value, tangent, n); }
+    const void *value, *tangent;
+    bool narrow;
+    THERIA_DEVICE N operator()(int n) const { return Load<N>::at(value, tangent, narrow, n); }
 };
 
 template <class N, class R> struct AllGiven {
@@ -130,9 +138,11 @@ template <class N, class R> struct AllGiven {
 
 // A row that numbers are written to, or added to; or one whose numbers a lane adds up.
 template <class R> struct Written {
-    R *to;
-    bool add, summed;
-    template <class N> THERIA_DEVICE void put(int n, N x) const { to[n] = add ? to[n] + kept(x) : kept(x); }
+    void *to;
+    bool narrow, add, summed;
+    template <class N> THERIA_DEVICE void put(int n, N x) const {
+        store<R>(to, narrow, n, add ? load_written<R>(to, narrow, n) + kept(x) : kept(x));
+    }
 };
 
 // Sums are told by number and not by address, so that they stay in registers.
@@ -161,8 +171,11 @@ template <class R> struct Into {
     }
 };
 
-template <class R> THERIA_DEVICE const R *read_row(const void *data, unsigned row, int width) {
-    return data ? static_cast<const R *>(data) + (long long)row * width : nullptr;
+// Row r of what is read of an operand.
+template <class N, class R> THERIA_DEVICE Given<N, R> read_row(const Operand &of, unsigned r) {
+    unsigned at = of.follow.row(r);
+    return {row_at<R>(of.value, of.narrow, at, of.width), row_at<R>(of.tangent, of.narrow, at, of.width),
+            bool(of.narrow)};
 }
 
 // Where the sums of a group of rows go: to their place, if one warp has all of them, or to the warp's own.
@@ -175,15 +188,15 @@ template <class R> THERIA_DEVICE R *place_of(const Operand &of, const Rows &rows
 template <class R>
 THERIA_DEVICE Written<R> written(const Operand &of, const Rows &rows, unsigned r, long long warp, bool first) {
     if (!of.made) {
-        return {nullptr, false, false};
+        return {nullptr, false, false, false};
     }
     if (of.follow.own()) {
-        return {static_cast<R *>(of.made) + (long long)r * of.width, bool(of.add), false};
+        return {row_at<R>(of.made, of.narrow, r, of.width), bool(of.narrow), bool(of.add), false};
     }
     if (COLUMNWISE) {
-        return {nullptr, false, true};
+        return {nullptr, false, false, true};
     }
-    return {place_of<R>(of, rows, r, warp), rows.chunks == 1 && of.add || !first, false};
+    return {place_of<R>(of, rows, r, warp), false, rows.chunks == 1 && of.add || !first, false};
 }
 
 template <bool FIRST, class A, class B> struct Choose {
@@ -223,9 +236,7 @@ template <class F, class R, int RULE> THERIA_DEVICE void sweep(const Rows &rows)
         AllGiven<N, R> x;
 #pragma unroll
         for (int k = 0; k < 3; ++k) {
-            const Operand &of = rows.x[k];
-            unsigned at = of.follow.row(r);
-            x.x[k] = {read_row<R>(of.value, at, of.width), read_row<R>(of.tangent, at, of.width)};
+            x.x[k] = read_row<N, R>(rows.x[k], r);
         }
         const Operand &y = rows.y;
         if (BACK) {
@@ -235,8 +246,7 @@ template <class F, class R, int RULE> THERIA_DEVICE void sweep(const Rows &rows)
             for (int k = 0; k < 3; ++k) {
                 into.x[k] = written<R>(rows.x[k], rows, r, warp, i == 0);
             }
-            unsigned at = y.follow.row(r);
-            Given<N, R> g = {read_row<R>(y.value, at, y.width), read_row<R>(y.tangent, at, y.width)};
+            Given<N, R> g = read_row<N, R>(y, r);
             function.template pull<N>(row, x, g, into);
         } else {
             Made<R> made = {written<R>(y, rows, r, warp, i == 0), sums};

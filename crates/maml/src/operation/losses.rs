@@ -108,6 +108,8 @@ impl<M: Machine> Graph<M> {
             let needed = "one class for each row";
             return Err(Error::Shapes { operation: "cross-entropy", left, right, needed });
         }
+        // A class has to be that very number.
+        self.widen(&[classes]);
         let inputs = [(logits, Follow::OWN), (classes, Follow::OWN)];
         Ok(self.mapped(CrossEntropy { weight }, false, &inputs, (1, Follow::Shared(left.0.max(1)))))
     }

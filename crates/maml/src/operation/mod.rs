@@ -15,7 +15,7 @@ mod units;
 use std::fmt;
 
 use crate::Result;
-use crate::machine::{Machine, Places, TensorOf};
+use crate::machine::{Machine, Places};
 
 use theria_gpu_fwd::Source;
 
@@ -32,21 +32,21 @@ pub(crate) fn row_sources() -> Vec<(Source, bool)> {
 /// What the tangent of a pull-back is made of.
 pub struct Second<'a, M: Machine> {
     /// Operands.
-    pub x: &'a [&'a TensorOf<M>],
+    pub x: &'a [&'a M::Tensor],
     /// Their tangents, of those that move.
-    pub x_tangent: &'a [Option<&'a TensorOf<M>>],
+    pub x_tangent: &'a [Option<&'a M::Tensor>],
     /// The result.
-    pub y: &'a TensorOf<M>,
+    pub y: &'a M::Tensor,
     /// Its tangent, if an operand moves.
-    pub y_tangent: Option<&'a TensorOf<M>>,
+    pub y_tangent: Option<&'a M::Tensor>,
     /// The cotangent of the result, if [`Operation::reads_cotangent`] or a pull-back is wanted.
-    pub g: Option<&'a TensorOf<M>>,
+    pub g: Option<&'a M::Tensor>,
     /// Its tangent; none is zero.
-    pub g_tangent: Option<&'a TensorOf<M>>,
+    pub g_tangent: Option<&'a M::Tensor>,
 }
 
 /// Places for cotangents of operands, of those that are wanted.
-pub type Into<'a, M> = Places<'a, TensorOf<M>>;
+pub type Into<'a, M> = Places<'a, <M as Machine>::Tensor>;
 
 /// A function of tensors and its rules.
 pub trait Operation<M: Machine>: fmt::Debug + Send {
@@ -75,25 +75,25 @@ pub trait Operation<M: Machine>: fmt::Debug + Send {
     }
 
     /// The value.
-    fn value(&mut self, machine: &M, x: &[&TensorOf<M>], y: &mut TensorOf<M>) -> Result<()>;
+    fn value(&mut self, machine: &M, x: &[&M::Tensor], y: &mut M::Tensor) -> Result<()>;
 
     /// The push-forward.
     fn push(
         &mut self,
         machine: &M,
-        x: &[&TensorOf<M>],
-        x_tangent: &[Option<&TensorOf<M>>],
-        y: &TensorOf<M>,
-        y_tangent: &mut TensorOf<M>,
+        x: &[&M::Tensor],
+        x_tangent: &[Option<&M::Tensor>],
+        y: &M::Tensor,
+        y_tangent: &mut M::Tensor,
     ) -> Result<()>;
 
     /// The pull-back of `g`.
     fn pull(
         &mut self,
         machine: &M,
-        x: &[&TensorOf<M>],
-        y: &TensorOf<M>,
-        g: &TensorOf<M>,
+        x: &[&M::Tensor],
+        y: &M::Tensor,
+        g: &M::Tensor,
         into: &mut Into<'_, M>,
     ) -> Result<()>;
 

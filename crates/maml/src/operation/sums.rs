@@ -73,7 +73,11 @@ impl<M: Machine> Graph<M> {
             let needed = "as many columns, and rows that are a multiple of the second's";
             return Err(Error::Shapes { operation: "sum", left, right, needed });
         }
-        let follow = if right.0 == 1 { Follow::Shared(left.0) } else { Follow::Cyclic(right.0) };
+        let follow = match right.0 {
+            rows if rows == left.0 => Follow::OWN,
+            1 => Follow::Shared(left.0),
+            rows => Follow::Cyclic(rows),
+        };
         Ok(self.mapped(Sum, true, &[(a, Follow::OWN), (b, follow)], (left.1, Follow::OWN)))
     }
 

@@ -1,4 +1,5 @@
-//! Factors of products: tensors themselves, or their rounded copies, each made once for all products of a rule.
+//! Factors of products: tensors themselves, or rounded copies of those that are wide, each made once for all products of a
+//! rule.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use half::bf16;
 use theria_contract::{Attention, DType, Layout, Storage as _};
 use theria_gpu_fwd::forward::element_name;
-use theria_gpu_fwd::{Address as _, Cuda, CudaTensor, KernelSpec, Source, Spec};
+use theria_gpu_fwd::{Address as _, Cuda, CudaTensor, CudaView, KernelSpec, Source, Spec};
 use theria_reference::Real;
 
 use super::rows::instance_name;
-use super::{Attended, Gpu, Precision, Shared, on_device, view};
+use super::{Attended, Gpu, GpuTensor, Precision, Shared, on_device, view};
 use crate::Result;
 use crate::machine::kernel_source;
 use crate::number::Number;
@@ -76,12 +77,31 @@ impl Spare {
     }
 }
 
+/// A factor as a product takes it.
+pub(super) enum Factor<'a, R> {
+    Wide(CudaView<'a, R>),
+    Narrow(CudaView<'a, bf16>),
+}
+
 /// Factors of products.
 pub struct Factors<'a, R> {
-    pub(super) given: Vec<&'a CudaTensor<R>>,
-    /// Rounded copies of all of them, where products take these. They go back when this does.
-    pub(super) rounded: Vec<CudaTensor<bf16>>,
+    given: Vec<&'a GpuTensor<R>>,
+    /// Where the rounded copy of each of them is, if it has one.
+    copies: Vec<Option<usize>>,
+    /// Rounded copies of those that are wide, where products take these. They go back when this does.
+    rounded: Vec<CudaTensor<bf16>>,
     shared: Arc<Shared<R>>,
+}
+
+impl<R: Real> Factors<'_, R> {
+    /// The factor of this number.
+    pub(super) fn get(&self, n: usize) -> Factor<'_, R> {
+        match (self.given[n], self.copies[n]) {
+            (_, Some(copy)) => Factor::Narrow(view(&self.rounded[copy])),
+            (GpuTensor::Narrow(tensor), None) => Factor::Narrow(view(tensor)),
+            (GpuTensor::Wide(tensor), None) => Factor::Wide(view(tensor)),
+        }
+    }
 }
 
 impl<R> Drop for Factors<'_, R> {
@@ -100,13 +120,23 @@ where
     E: Attended<R>,
 {
     /// Tensors as products take them.
-    pub(super) fn prepared<'a>(&self, all: &[&'a CudaTensor<R>]) -> Result<Factors<'a, R>> {
+    pub(super) fn prepared<'a>(&self, all: &[&'a GpuTensor<R>]) -> Result<Factors<'a, R>> {
         let shared = Arc::clone(&self.shared);
-        let mut factors = Factors { given: all.to_vec(), rounded: Vec::new(), shared };
-        if self.precision != Precision::Bf16 || R::DTYPE != DType::F32 {
+        let (copies, rounded) = (vec![None; all.len()], Vec::new());
+        let mut factors = Factors { given: all.to_vec(), copies, rounded, shared };
+        // Both factors of a product are of one type: what another machine left narrow asks for others that are.
+        let narrow = self.precision == Precision::Bf16 || all.iter().any(|tensor| tensor.is_narrow());
+        if !narrow || R::DTYPE != DType::F32 {
             return Ok(factors);
         }
-        for some in all.chunks(MOST) {
+        let mut wide = Vec::with_capacity(all.len());
+        for (copy, tensor) in factors.copies.iter_mut().zip(all) {
+            if let GpuTensor::Wide(tensor) = tensor {
+                *copy = Some(wide.len());
+                wide.push(tensor);
+            }
+        }
+        for some in wide.chunks(MOST) {
             self.round(some, &mut factors.rounded)?;
         }
         Ok(factors)

@@ -17,29 +17,32 @@ mod factors;
 mod gather;
 mod lookup;
 mod rows;
+mod tensor;
 mod wrong;
 
 use std::fmt;
 use std::sync::Arc;
 
-use theria_contract::{Attention, Checks, Layout, Scalar, Storage};
+use half::bf16;
+use theria_contract::{Attention, Checks, DType, Layout, Scalar, Storage};
 use theria_gpu_fwd::{
     Address, Blas, Cuda, CudaTensor, CudaView, CudaViewMut, Edit, Graph, KernelSpec, Library, Spec,
 };
 use theria_reference::Real;
 
-use super::{Change, Machine, Picks, Place, Places, Product, Rowwise, Sweep, Update, expect};
-use crate::Result;
+use super::{Change, Machine, Picks, Place, Places, Product, Rowwise, Sweep, Update, Width, expect};
 use crate::number::Number;
+use crate::{Error, Result};
 use dot::DotKernel;
 use elements::{CastKernel, ElementKernel};
-use factors::{RoundKernel, Spare};
+use factors::{Factor, RoundKernel, Spare};
 use gather::GatherKernel;
 use lookup::LookupKernel;
 use rows::{RowKernel, Rule};
 
 pub use attended::Attended;
 pub use factors::Factors;
+pub use tensor::GpuTensor;
 #[doc(hidden)]
 pub use wrong::WRONG;
 
@@ -179,6 +182,22 @@ where
         on_device(self.cuda.own(what, at.device()))?;
         Ok(at.address())
     }
+
+    /// The same of a tensor of a model.
+    fn address_of(&self, what: &'static str, tensor: &GpuTensor<R>, elements: usize) -> Result<u64> {
+        match tensor {
+            GpuTensor::Wide(tensor) => self.address(what, &view(tensor), elements),
+            GpuTensor::Narrow(tensor) => self.address(what, &view(tensor), elements),
+        }
+    }
+
+    /// The same of one that has to be wide.
+    fn wide_address(&self, what: &'static str, tensor: &GpuTensor<R>, elements: usize) -> Result<u64> {
+        match tensor {
+            GpuTensor::Wide(tensor) => self.address(what, &view(tensor), elements),
+            GpuTensor::Narrow(_) => Err(Error::Narrow { what }),
+        }
+    }
 }
 
 /// A view of a tensor that is read.
@@ -211,6 +230,7 @@ where
     type Storage = Cuda;
     type Attended = E;
     type Attention = A;
+    type Tensor = GpuTensor<R>;
     type Factors<'a> = Factors<'a, R>;
     type Recording = Recorded<R>;
     const RECORDS: bool = true;
@@ -219,7 +239,42 @@ where
         &self.attention
     }
 
-    fn factors<'a>(&self, all: &[&'a CudaTensor<R>]) -> Result<Factors<'a, R>> {
+    fn between(&self) -> Width {
+        let narrow = R::DTYPE == DType::F32 && E::DTYPE == DType::Bf16 && self.precision == Precision::Bf16;
+        if narrow { Width::Narrow } else { Width::Wide }
+    }
+
+    fn allocate(&self, layout: Layout, width: Width) -> Result<GpuTensor<R>> {
+        GpuTensor::allocate(&self.cuda, layout, width)
+    }
+
+    fn form(tensor: &GpuTensor<R>) -> (Layout, Width) {
+        (tensor.layout(), if tensor.is_narrow() { Width::Narrow } else { Width::Wide })
+    }
+
+    fn wide(tensor: &GpuTensor<R>) -> Option<&CudaTensor<R>> {
+        if let GpuTensor::Wide(tensor) = tensor { Some(tensor) } else { None }
+    }
+
+    fn wide_mut(tensor: &mut GpuTensor<R>) -> Option<&mut CudaTensor<R>> {
+        if let GpuTensor::Wide(tensor) = tensor { Some(tensor) } else { None }
+    }
+
+    fn clear(&self, tensor: &mut GpuTensor<R>) -> Result<()> {
+        match tensor {
+            GpuTensor::Wide(tensor) => self.cast::<R, R>(None, 0.0, tensor),
+            GpuTensor::Narrow(tensor) => self.cast::<bf16, bf16>(None, 0.0, tensor),
+        }
+    }
+
+    fn count_non_finite(&self, tensor: &GpuTensor<R>) -> Result<usize> {
+        Ok(match tensor {
+            GpuTensor::Wide(tensor) => self.cuda.count_non_finite(view(tensor), None, false),
+            GpuTensor::Narrow(tensor) => self.cuda.count_non_finite(view(tensor), None, false),
+        }?)
+    }
+
+    fn factors<'a>(&self, all: &[&'a GpuTensor<R>]) -> Result<Factors<'a, R>> {
         self.prepared(all)
     }
 
@@ -228,24 +283,30 @@ where
         product: Product,
         factors: &Factors<'_, R>,
         (a, b): (usize, usize),
-        out: &mut Place<'_, CudaTensor<R>>,
+        out: &mut Place<'_, GpuTensor<R>>,
     ) -> Result<()> {
         let add = std::mem::replace(&mut out.add, true);
-        let (blas, mut made) = (&self.shared.blas, view_mut(out.to));
-        let tf32 = self.precision == Precision::Tf32;
-        if let (Some(a), Some(b)) = (factors.rounded.get(a), factors.rounded.get(b)) {
-            return on_device(blas.multiply(product, tf32, (view(a), view(b)), &mut made, add));
-        }
-        let given = (view(factors.given[a]), view(factors.given[b]));
-        on_device(blas.multiply(product, tf32, given, &mut made, add))
+        let (blas, tf32) = (&self.shared.blas, self.precision == Precision::Tf32);
+        on_device(match (factors.get(a), factors.get(b), &mut *out.to) {
+            (Factor::Wide(a), Factor::Wide(b), GpuTensor::Wide(to)) => {
+                blas.multiply(product, tf32, (a, b), &mut view_mut(to), add)
+            }
+            (Factor::Narrow(a), Factor::Narrow(b), GpuTensor::Wide(to)) => {
+                blas.multiply(product, tf32, (a, b), &mut view_mut(to), add)
+            }
+            (Factor::Narrow(a), Factor::Narrow(b), GpuTensor::Narrow(to)) => {
+                blas.multiply(product, tf32, (a, b), &mut view_mut(to), add)
+            }
+            _ => return Err(Error::MixedWidths),
+        })
     }
 
     fn value<K: Rowwise>(
         &self,
         kernel: K,
         sweep: &Sweep,
-        x: &[&CudaTensor<R>],
-        y: &mut CudaTensor<R>,
+        x: &[&GpuTensor<R>],
+        y: &mut GpuTensor<R>,
     ) -> Result<()> {
         let mut call = self.call(&kernel, sweep, Rule::Value)?;
         call.read(x, &[])?;
@@ -257,9 +318,9 @@ where
         &self,
         kernel: K,
         sweep: &Sweep,
-        x: &[&CudaTensor<R>],
-        x_tangent: &[Option<&CudaTensor<R>>],
-        y_tangent: &mut CudaTensor<R>,
+        x: &[&GpuTensor<R>],
+        x_tangent: &[Option<&GpuTensor<R>>],
+        y_tangent: &mut GpuTensor<R>,
     ) -> Result<()> {
         let mut call = self.call(&kernel, sweep, Rule::Push)?;
         call.read(x, x_tangent)?;
@@ -271,9 +332,9 @@ where
         &self,
         kernel: K,
         sweep: &Sweep,
-        x: &[&CudaTensor<R>],
-        g: &CudaTensor<R>,
-        into: &mut Places<'_, CudaTensor<R>>,
+        x: &[&GpuTensor<R>],
+        g: &GpuTensor<R>,
+        into: &mut Places<'_, GpuTensor<R>>,
     ) -> Result<()> {
         let mut call = self.call(&kernel, sweep, Rule::Pull)?;
         call.read(x, &[])?;
@@ -285,11 +346,11 @@ where
         &self,
         kernel: K,
         sweep: &Sweep,
-        x: &[&CudaTensor<R>],
-        x_tangent: &[Option<&CudaTensor<R>>],
-        g: &CudaTensor<R>,
-        g_tangent: Option<&CudaTensor<R>>,
-        into: &mut Places<'_, CudaTensor<R>>,
+        x: &[&GpuTensor<R>],
+        x_tangent: &[Option<&GpuTensor<R>>],
+        g: &GpuTensor<R>,
+        g_tangent: Option<&GpuTensor<R>>,
+        into: &mut Places<'_, GpuTensor<R>>,
     ) -> Result<()> {
         let mut call = self.call(&kernel, sweep, Rule::PullTangent)?;
         call.read(x, x_tangent)?;
@@ -300,9 +361,9 @@ where
     fn gather(
         &self,
         picks: Picks,
-        table: &CudaTensor<R>,
-        indices: &CudaTensor<R>,
-        out: &mut CudaTensor<R>,
+        table: &GpuTensor<R>,
+        indices: &GpuTensor<R>,
+        out: &mut GpuTensor<R>,
     ) -> Result<()> {
         self.look_up(picks, false, indices, table, out)
     }
@@ -310,12 +371,12 @@ where
     fn scatter_add(
         &self,
         picks: Picks,
-        rows: &CudaTensor<R>,
-        indices: &CudaTensor<R>,
-        table: &mut Place<'_, CudaTensor<R>>,
+        rows: &GpuTensor<R>,
+        indices: &GpuTensor<R>,
+        table: &mut Place<'_, GpuTensor<R>>,
     ) -> Result<()> {
         if !std::mem::replace(&mut table.add, true) {
-            self.fill(table.to, 0.0)?;
+            self.clear(table.to)?;
         }
         self.look_up(picks, true, indices, rows, table.to)
     }
@@ -342,7 +403,7 @@ where
 
     fn attended<'a>(
         &self,
-        x: &'a CudaTensor<R>,
+        x: &'a GpuTensor<R>,
         room: &'a mut Option<CudaTensor<E>>,
         already: bool,
     ) -> Result<CudaView<'a, E>> {
@@ -350,15 +411,17 @@ where
             return Ok(same);
         }
         let made = self.room_for(x, room)?;
-        if !already {
-            self.cast(Some(x), 0.0, made)?;
+        match x {
+            GpuTensor::Wide(x) if !already => self.cast(Some(x), 0.0, made)?,
+            GpuTensor::Wide(_) => {}
+            GpuTensor::Narrow(_) => return Err(Error::MixedWidths),
         }
         Ok(view(made))
     }
 
     fn attended_mut<'a>(
         &self,
-        x: &'a mut CudaTensor<R>,
+        x: &'a mut GpuTensor<R>,
         room: &'a mut Option<CudaTensor<E>>,
     ) -> Result<CudaViewMut<'a, E>> {
         match E::as_it_is_mut(x) {
@@ -367,9 +430,10 @@ where
         }
     }
 
-    fn take_attended(&self, room: Option<&CudaTensor<E>>, x: &mut CudaTensor<R>) -> Result<()> {
-        match room {
-            Some(made) if !E::IS_IT => self.cast(Some(made), 0.0, x),
+    fn take_attended(&self, room: Option<&CudaTensor<E>>, x: &mut GpuTensor<R>) -> Result<()> {
+        let itself = E::as_it_is(x).is_some();
+        match (room, x) {
+            (Some(made), GpuTensor::Wide(x)) if !itself => self.cast(Some(made), 0.0, x),
             _ => Ok(()),
         }
     }
@@ -407,11 +471,11 @@ where
     /// A tensor of the type that attention computes in, laid out like another.
     fn room_for<'a>(
         &self,
-        x: &CudaTensor<R>,
+        x: &GpuTensor<R>,
         room: &'a mut Option<CudaTensor<E>>,
     ) -> Result<&'a mut CudaTensor<E>> {
         if room.is_none() {
-            *room = Some(self.cuda.allocate(view(x).layout())?);
+            *room = Some(self.cuda.allocate(x.layout())?);
         }
         let Some(room) = room else { unreachable!("it was made") };
         Ok(room)

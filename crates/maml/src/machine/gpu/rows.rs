@@ -1,14 +1,15 @@
 //! Functions of rows: one instance of a function's text for each rule and element type.
 
+use std::fmt::Display;
 use std::hash::{Hash, Hasher};
 
 use theria_contract::{Attention, DType};
-use theria_gpu_fwd::{Address as _, Cuda, CudaTensor, KernelSpec, Source, Spec};
+use theria_gpu_fwd::{Address as _, Cuda, KernelSpec, Source, Spec};
 use theria_reference::Real;
 
 use super::gather::Gathered;
-use super::{Attended, Gpu, on_device, view};
-use crate::machine::{Follow, Places, Rows, Rowwise, Sweep};
+use super::{Attended, Gpu, GpuTensor, on_device, view};
+use crate::machine::{Follow, Machine as _, Places, Rows, Rowwise, Sweep};
 use crate::number::Number;
 use crate::operation::row_sources;
 use crate::{Error, Result};
@@ -47,19 +48,57 @@ impl Rule {
     }
 }
 
+/// What an instance computes in, and what it reads and writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    F32,
+    F64,
+    /// In f32, tensors in f32 and in bf16.
+    Mixed,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 3] = [Self::F32, Self::F64, Self::Mixed];
+
+    pub(super) fn of<R: Real>(narrow: bool) -> Self {
+        match R::DTYPE {
+            DType::F64 => Self::F64,
+            _ if narrow => Self::Mixed,
+            _ => Self::F32,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+            Self::Mixed => "mixed",
+        }
+    }
+
+    fn real(self) -> DType {
+        if self == Self::F64 { DType::F64 } else { DType::F32 }
+    }
+
+    fn defines(self) -> [(&'static str, String); 2] {
+        let mixed = u32::from(self == Self::Mixed);
+        [("THERIA_REAL", real_name(self.real()).into()), ("THERIA_MIXED", mixed.to_string())]
+    }
+}
+
 /// An instance of a function of rows.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RowKernel {
     source: Source,
     columnwise: bool,
     rule: Rule,
-    real: DType,
+    kind: Kind,
 }
 
 impl RowKernel {
     /// No two functions have one name.
-    fn key(&self) -> (&'static str, Rule, DType) {
-        (self.source.name, self.rule, self.real)
+    fn key(&self) -> (&'static str, Rule, Kind) {
+        (self.source.name, self.rule, self.kind)
     }
 }
 
@@ -83,8 +122,8 @@ fn real_name(dtype: DType) -> &'static str {
 }
 
 /// The name of an instance of a text.
-pub(super) fn instance_name(source: Source, choices: &str, real: DType) -> String {
-    format!("{}-{choices}{real}", source.name.trim_end_matches(".cu").replace('_', "-"))
+pub(super) fn instance_name(source: Source, choices: &str, kind: impl Display) -> String {
+    format!("{}-{choices}{kind}", source.name.trim_end_matches(".cu").replace('_', "-"))
 }
 
 /// An instance of a text that leaves open nothing but what it computes in, and uses no dynamic shared memory.
@@ -98,11 +137,16 @@ pub(super) fn real_kernel(source: Source, real: DType, threads: usize) -> Kernel
     }
 }
 
+/// The same of a text that reads and writes tensors of models.
+pub(super) fn kind_kernel(source: Source, kind: Kind, threads: usize) -> KernelSpec {
+    let name = instance_name(source, "", kind.name());
+    KernelSpec { name, source, defines: kind.defines().into(), threads: threads as u32, shared: 0 }
+}
+
 /// Every instance.
 pub(super) fn all() -> impl Iterator<Item = RowKernel> {
     row_sources().into_iter().flat_map(|(source, columnwise)| {
-        let of_rule =
-            move |rule| [DType::F32, DType::F64].map(|real| RowKernel { source, columnwise, rule, real });
+        let of_rule = move |rule| Kind::ALL.map(|kind| RowKernel { source, columnwise, rule, kind });
         Rule::ALL.into_iter().flat_map(of_rule)
     })
 }
@@ -115,13 +159,15 @@ unsafe impl Spec for RowKernel {
     fn kernel(&self) -> KernelSpec {
         let (name, rule) = self.rule.names();
         KernelSpec {
-            name: instance_name(self.source, &format!("{name}-"), self.real),
+            name: instance_name(self.source, &format!("{name}-"), self.kind.name()),
             source: self.source,
-            defines: vec![
-                ("THERIA_REAL", real_name(self.real).into()),
+            defines: [
                 ("THERIA_RULE", rule.into()),
                 ("THERIA_COLUMNWISE", u32::from(self.columnwise).to_string()),
-            ],
+            ]
+            .into_iter()
+            .chain(self.kind.defines())
+            .collect(),
             threads: (WARPS * WARP) as u32,
             shared: 0,
         }
@@ -153,7 +199,8 @@ struct Operand {
     made: u64,
     sums: u64,
     width: i32,
-    add: i32,
+    add: i16,
+    narrow: i16,
     follow: Shares,
 }
 
@@ -227,7 +274,7 @@ where
         for to in &mut parameters.x[sweep.inputs.len()..] {
             to.follow = Follow::OWN.into();
         }
-        let spec = RowKernel { source: K::CUDA, columnwise: K::COLUMNWISE, rule, real: R::DTYPE };
+        let spec = RowKernel { source: K::CUDA, columnwise: K::COLUMNWISE, rule, kind: Kind::of::<R>(false) };
         Ok(Call { machine: self, spec, sweep, parameters, shared: None })
     }
 }
@@ -246,27 +293,49 @@ where
     R: Real + Number,
     E: Attended<R>,
 {
-    fn address(&self, rows: Rows, tensor: &CudaTensor<R>) -> Result<u64> {
+    fn address(&self, rows: Rows, tensor: &GpuTensor<R>) -> Result<u64> {
+        let what = "an operand of a function of rows";
         // No rows do not say how many others they would share.
         let none = self.sweep.rows == 0;
-        let elements = if none { view(tensor).layout().len() } else { height(rows, self.sweep) * rows.width };
-        self.machine.address("an operand of a function of rows", &view(tensor), elements)
+        let elements = if none { tensor.layout().len() } else { height(rows, self.sweep) * rows.width };
+        // What rows share is wide.
+        if none || rows.follow == Follow::OWN {
+            self.machine.address_of(what, tensor, elements)
+        } else {
+            self.machine.wide_address(what, tensor, elements)
+        }
+    }
+
+    /// Where a tensor of operand `n` lies, or, after the last one, of the result. What was named of it before is as wide.
+    fn named(&mut self, n: usize, rows: Rows, tensor: &GpuTensor<R>) -> Result<u64> {
+        let address = self.address(rows, tensor)?;
+        let narrow = i16::from(tensor.is_narrow());
+        let of = self.parameters.x.get_mut(n).unwrap_or(&mut self.parameters.y);
+        let before = [of.value, of.tangent, of.made] != [0; 3];
+        if before && of.narrow != narrow {
+            return Err(Error::MixedWidths);
+        }
+        of.narrow = narrow;
+        if narrow == 1 {
+            self.spec.kind = Kind::of::<R>(true);
+        }
+        Ok(address)
     }
 
     /// Operands, and the tangents of those that move.
-    pub(super) fn read(&mut self, x: &[&CudaTensor<R>], x_tangent: &[Option<&CudaTensor<R>>]) -> Result<()> {
+    pub(super) fn read(&mut self, x: &[&GpuTensor<R>], x_tangent: &[Option<&GpuTensor<R>>]) -> Result<()> {
         for (n, (x, rows)) in x.iter().zip(&self.sweep.inputs).enumerate() {
-            self.parameters.x[n].value = self.address(*rows, x)?;
+            self.parameters.x[n].value = self.named(n, *rows, x)?;
         }
         for (n, (x, rows)) in x_tangent.iter().zip(&self.sweep.inputs).enumerate() {
-            self.parameters.x[n].tangent = x.map_or(Ok(0), |x| self.address(*rows, x))?;
+            self.parameters.x[n].tangent = x.map_or(Ok(0), |x| self.named(n, *rows, x))?;
         }
         Ok(())
     }
 
     /// The result, of which nothing is left.
-    pub(super) fn make(&mut self, y: &mut CudaTensor<R>) -> Result<()> {
-        self.parameters.y.made = self.address(self.sweep.output, y)?;
+    pub(super) fn make(&mut self, y: &mut GpuTensor<R>) -> Result<()> {
+        self.parameters.y.made = self.named(OPERANDS, self.sweep.output, y)?;
         self.share(self.sweep.output.follow)?;
         self.clear(y)
     }
@@ -274,16 +343,17 @@ where
     /// What is pulled back, and to where.
     pub(super) fn pull(
         &mut self,
-        g: &CudaTensor<R>,
-        g_tangent: Option<&CudaTensor<R>>,
-        into: &mut Places<'_, CudaTensor<R>>,
+        g: &GpuTensor<R>,
+        g_tangent: Option<&GpuTensor<R>>,
+        into: &mut Places<'_, GpuTensor<R>>,
     ) -> Result<()> {
-        self.parameters.y.value = self.address(self.sweep.output, g)?;
-        self.parameters.y.tangent = g_tangent.map_or(Ok(0), |g| self.address(self.sweep.output, g))?;
+        let output = self.sweep.output;
+        self.parameters.y.value = self.named(OPERANDS, output, g)?;
+        self.parameters.y.tangent = g_tangent.map_or(Ok(0), |g| self.named(OPERANDS, output, g))?;
         for (n, (place, rows)) in into.iter_mut().zip(&self.sweep.inputs).enumerate() {
             let Some(place) = place else { continue };
-            self.parameters.x[n].made = self.address(*rows, place.to)?;
-            self.parameters.x[n].add = i32::from(std::mem::replace(&mut place.add, true));
+            self.parameters.x[n].made = self.named(n, *rows, place.to)?;
+            self.parameters.x[n].add = i16::from(std::mem::replace(&mut place.add, true));
             let fresh = self.parameters.x[n].add == 0;
             self.share(rows.follow)?;
             if fresh {
@@ -294,8 +364,8 @@ where
     }
 
     /// A sum over no rows is zero.
-    fn clear(&self, made: &mut CudaTensor<R>) -> Result<()> {
-        if self.sweep.rows == 0 { self.machine.cast::<R, R>(None, 0.0, made) } else { Ok(()) }
+    fn clear(&self, made: &mut GpuTensor<R>) -> Result<()> {
+        if self.sweep.rows == 0 { self.machine.clear(made) } else { Ok(()) }
     }
 
     /// Notes how rows of what is made are shared: all that are, in one way.
@@ -363,7 +433,7 @@ where
                 width: operand.width,
                 chunks: parameters.chunks,
                 groups: groups as i32,
-                add: operand.add,
+                add: i32::from(operand.add),
             };
             self.machine.gather(of)?;
         }

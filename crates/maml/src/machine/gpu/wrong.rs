@@ -10,7 +10,7 @@ const fn edit(from: &'static str, to: &'static str) -> Edit {
 }
 
 /// What is wrong, and the change that makes it so.
-pub const WRONG: [(&str, Edit); 18] = [
+pub const WRONG: [(&str, Edit); 20] = [
     (
         "the derivative of gelu has a wrong sign",
         edit("normal(at) + at * density(at)", "normal(at) - at * density(at)"),
@@ -28,7 +28,7 @@ pub const WRONG: [(&str, Edit); 18] = [
     ),
     (
         "what is added replaces what is there",
-        edit("to[n] = add ? to[n] + kept(x) : kept(x);", "to[n] = kept(x);"),
+        edit("add ? load_written<R>(to, narrow, n) + kept(x) : kept(x)", "kept(x)"),
     ),
     (
         "chunks add up the rows of the next turn",
@@ -51,6 +51,14 @@ pub const WRONG: [(&str, Edit); 18] = [
     (
         "a later change counts from the first one",
         edit("(long long)(blockIdx.x - all.first[which])", "(long long)blockIdx.x"),
+    ),
+    (
+        "what is narrow is cut off and not rounded",
+        edit("Element<bf16>::from_acc(float(x))", "{(unsigned short)(__float_as_uint(float(x)) >> 16)}"),
+    ),
+    (
+        "what is narrow is not added to",
+        edit("R(Element<bf16>::to_acc(static_cast<const bf16 *>(from)[n]))", "R(0)"),
     ),
     ("the 2 of Adam's squares is lost", edit("R(2) * (R(1) - R(second)) * g", "(R(1) - R(second)) * g")),
 ];
