@@ -10,7 +10,8 @@ use std::sync::{Mutex, PoisonError};
 
 use cudarc::cublas::result::{self, CublasError};
 use cudarc::cublas::sys::{
-    self, cublasComputeType_t, cublasGemmAlgo_t, cublasHandle_t, cublasMath_t, cublasOperation_t, cudaDataType,
+    self, cublasComputeType_t, cublasGemmAlgo_t, cublasHandle_t, cublasMath_t, cublasOperation_t,
+    cudaDataType,
 };
 use theria_contract::{DType, Element};
 

@@ -275,6 +275,11 @@ impl Operation {
         format!("{self:?}").replace(['{', '}'], "").replace("Heads  ", "")
     }
 
+    /// Whether cotangents of two users are added up in what lies between operations.
+    pub fn adds(self) -> bool {
+        matches!(self, Op::Copy(..))
+    }
+
     /// What it makes.
     fn build<M: Machine + 'static>(self, at: &mut Building<M>) -> Result<ValueId> {
         match self {
@@ -511,7 +516,7 @@ mod tests {
     use theria_jvp_hvp::{Dense, Streaming};
     use theria_maml::Host;
 
-    use crate::phase10::in_16_bits::Rounded;
+    use crate::phase10::in_16_bits::{InBf16, Rounded};
 
     fn passed(named: &Named, rows: &[Row]) {
         let failed = theria_tests::evidence::failures(rows);
@@ -537,6 +542,12 @@ mod tests {
         let f16: Host<_, f32> = Host::new(Rounded::<_, f16>(Dense::new(), PhantomData));
         let named = Named { backend: "dense", ..Named::F16 };
         passed(&named, &conform(&named, Ok(f16), attention(), 2e-5));
+    }
+
+    #[test]
+    fn a_host_in_bf16_between_operations_is_within_its_bound() {
+        let named = Named { backend: "dense", ..Named::BF16 };
+        passed(&named, &conform(&named, Ok(InBf16::new()), all(), 1e-3));
     }
 
     #[test]
