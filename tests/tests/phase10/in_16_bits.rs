@@ -236,6 +236,7 @@ impl Machine for InBf16 {
     type Attention = Rounded<Dense, bf16>;
     type Tensor = Held;
     type Factors<'a> = Vec<Tensor<f32>>;
+    type Held = ();
     type Recording = Infallible;
     const RECORDS: bool = false;
 
@@ -269,6 +270,10 @@ impl Machine for InBf16 {
 
     fn count_non_finite(&self, held: &Held) -> Done<usize> {
         self.0.count_non_finite(&held.tensor)
+    }
+
+    fn hold(&self, _all: &[&Held]) -> Done<()> {
+        Ok(())
     }
 
     fn factors<'a>(&self, all: &[&'a Held]) -> Done<Vec<Tensor<f32>>> {

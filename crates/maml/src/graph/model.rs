@@ -2,6 +2,7 @@
 
 mod finite;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use theria_contract::{Element, Layout, Storage, Tensor};
@@ -417,7 +418,19 @@ impl<M: Machine> Model<M> {
         }
     }
 
+    /// Prepares the parameters and data that are factors of products, and those of their directions that work reads.
+    fn hold(&self, machine: &M, plan: &Plan, work: Work) -> Result<M::Held> {
+        let factors = self.graph.nodes.iter().flat_map(|node| &node.inputs[..node.operation.factors()]);
+        let leaves: BTreeSet<ValueId> = factors.filter(|value| !self.made[value.0]).copied().collect();
+        let moving = |value: &&ValueId| work == Work::GradientTangent && plan.moves[value.0];
+        let directions = leaves.iter().filter(moving).filter_map(|value| self.tangent[value.0].as_ref());
+        let all: Vec<_> =
+            leaves.iter().map(|value| at::<M>(&self.primal, *value)).chain(directions).collect();
+        machine.hold(&all)
+    }
+
     fn do_work(&mut self, machine: &M, plan: &Plan, work: Work) -> Result<()> {
+        let _held = self.hold(machine, plan, work)?;
         match work {
             Work::LossAndGradient | Work::Gradient => {
                 self.evaluate_some(machine, work == Work::LossAndGradient)?;

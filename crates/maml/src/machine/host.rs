@@ -99,6 +99,7 @@ where
     type Attention = A;
     type Tensor = Tensor<R>;
     type Factors<'a> = Vec<&'a Tensor<R>>;
+    type Held = ();
     type Recording = Infallible;
     const RECORDS: bool = false;
 
@@ -128,6 +129,10 @@ where
 
     fn count_non_finite(&self, tensor: &Tensor<R>) -> Result<usize> {
         Ok(self.storage().count_non_finite(tensor.view(), None, false)?)
+    }
+
+    fn hold(&self, _all: &[&Tensor<R>]) -> Result<()> {
+        Ok(())
     }
 
     fn factors<'a>(&self, all: &[&'a Tensor<R>]) -> Result<Vec<&'a Tensor<R>>> {

@@ -20,7 +20,7 @@ use crate::{Error, Result};
 
 #[doc(hidden)]
 pub use gpu::WRONG;
-pub use gpu::{Attended, Factors, Gpu, GpuTensor, Precision, kernels};
+pub use gpu::{Attended, Factors, Gpu, GpuTensor, HeldFactors, Precision, kernels};
 pub use host::Host;
 pub use theria_gpu_fwd::Multiplied as Product;
 
@@ -256,6 +256,8 @@ pub trait Machine: Sized + Sync {
     type Tensor: Send + Sync;
     /// Tensors as products take them.
     type Factors<'a>;
+    /// Tensors that are prepared to be factors as long as it is there.
+    type Held;
     /// Work that was recorded once, to be replayed.
     type Recording: Send;
     /// Whether work is recorded: what is computed again and again is replayed then.
@@ -292,6 +294,9 @@ pub trait Machine: Sized + Sync {
 
     /// How many of its numbers are NaN or infinite.
     fn count_non_finite(&self, tensor: &Self::Tensor) -> Result<usize>;
+
+    /// Prepares tensors that are factors of products again and again, and that nobody changes while this is there.
+    fn hold(&self, all: &[&Self::Tensor]) -> Result<Self::Held>;
 
     /// Tensors as products take them: themselves, or rounded once for several products.
     fn factors<'a>(&self, all: &[&'a Self::Tensor]) -> Result<Self::Factors<'a>>;

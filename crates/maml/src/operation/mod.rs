@@ -58,6 +58,11 @@ pub trait Operation<M: Machine>: fmt::Debug + Send {
         false
     }
 
+    /// How many of its operands, the first ones, are factors of products.
+    fn factors(&self) -> usize {
+        0
+    }
+
     /// Whether rules are made of the value, too, and of its tangent, and not of operands alone.
     fn reads_value(&self) -> bool {
         false

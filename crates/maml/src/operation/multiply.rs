@@ -96,6 +96,10 @@ impl<M: Machine> Operation<M> for Multiply {
         "product"
     }
 
+    fn factors(&self) -> usize {
+        2
+    }
+
     fn reads_cotangent(&self, moves: &[bool], wanted: &[bool]) -> bool {
         wanted[A] && moves[B] || wanted[B] && moves[A]
     }

@@ -35,13 +35,13 @@ use crate::number::Number;
 use crate::{Error, Result};
 use dot::DotKernel;
 use elements::{CastKernel, ElementKernel};
-use factors::{Factor, RoundKernel, Spare};
+use factors::{Factor, Prepared, RoundKernel, Spare};
 use gather::GatherKernel;
 use lookup::LookupKernel;
 use rows::{RowKernel, Rule};
 
 pub use attended::Attended;
-pub use factors::Factors;
+pub use factors::{Factors, HeldFactors};
 pub use tensor::GpuTensor;
 #[doc(hidden)]
 pub use wrong::WRONG;
@@ -87,6 +87,7 @@ struct Shared<R> {
     casts: Library<CastKernel>,
     rounds: Library<RoundKernel>,
     spare: Spare,
+    prepared: Prepared,
     dots: Library<DotKernel>,
     lookups: Library<LookupKernel>,
     /// Sums of warps, before they are added up. Work on a device is done in order, so one is enough.
@@ -108,6 +109,7 @@ impl<R: Real> Shared<R> {
             casts: library(cuda, edit),
             rounds: library(cuda, edit),
             spare: Spare::default(),
+            prepared: Prepared::default(),
             dots: library(cuda, edit),
             lookups: library(cuda, edit),
             sums: cuda.allocate(line(rows::SUMS)?)?,
@@ -232,6 +234,7 @@ where
     type Attention = A;
     type Tensor = GpuTensor<R>;
     type Factors<'a> = Factors<'a, R>;
+    type Held = HeldFactors<R>;
     type Recording = Recorded<R>;
     const RECORDS: bool = true;
 
@@ -272,6 +275,10 @@ where
             GpuTensor::Wide(tensor) => self.cuda.count_non_finite(view(tensor), None, false),
             GpuTensor::Narrow(tensor) => self.cuda.count_non_finite(view(tensor), None, false),
         }?)
+    }
+
+    fn hold(&self, all: &[&GpuTensor<R>]) -> Result<HeldFactors<R>> {
+        self.hold_rounded(all)
     }
 
     fn factors<'a>(&self, all: &[&'a GpuTensor<R>]) -> Result<Factors<'a, R>> {
