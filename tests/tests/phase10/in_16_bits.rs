@@ -277,12 +277,15 @@ impl Machine for InBf16 {
     }
 
     fn factors<'a>(&self, all: &[&'a Held]) -> Done<Vec<Tensor<f32>>> {
-        let one = |held: &&Held| {
-            let mut copy = held.tensor.view().to_tensor();
+        // Number by number as they lie in memory, whatever they are to attention.
+        let one = |held: &&Held| -> Done<Tensor<f32>> {
+            let numbers = held.tensor.data().to_vec();
+            let shape = [1, 1, 1, numbers.len()];
+            let mut copy = Tensor::from_vec(numbers, shape)?;
             round(&mut copy);
-            copy
+            Ok(copy)
         };
-        Ok(all.iter().map(one).collect())
+        all.iter().map(one).collect()
     }
 
     fn product(

@@ -33,12 +33,11 @@ fn first_failure(
     if let Some(row) = failed(optimisers(named, Ok(machine), updates, IN_F64)) {
         return Ok(Some(row));
     }
-    let machine = narrow()?;
-    if let Some(row) = failed(between_operations(&Named::BF16, Ok(machine.clone()), true)) {
+    if let Some(row) = failed(between_operations(&Named::BF16, narrow(), true)) {
         return Ok(Some(row));
     }
     let few: Vec<_> = operations.iter().filter(|(operation, _)| operation.adds()).cloned().collect();
-    Ok(failed(judge(&Named::BF16, &machine, &few)))
+    Ok(failed(judge(&Named::BF16, &narrow()?, &few)))
 }
 
 /// Runs the right kernels and every wrong one; the wrong ones must fail somewhere.
