@@ -390,6 +390,7 @@ template <class F, int RULE> THERIA_DEVICE void sweep(const Rows &rows) {
 } // namespace theria
 
 #define THERIA_ROWS(FUNCTION)                                                                                          \
-    extern "C" __global__ void __launch_bounds__(256, theria::BLOCKS) kernel(const __grid_constant__ theria::Rows rows) {             \
+    extern "C" __global__ void __launch_bounds__(256, theria::BLOCKS)                                                  \
+        kernel(const __grid_constant__ theria::Rows rows) {                                                            \
         theria::sweep<FUNCTION, THERIA_RULE>(rows);                                                                    \
     }
