@@ -35,7 +35,7 @@ extern "C" __global__ void __launch_bounds__(128) kernel(const __grid_constant__
     if (!all.adds) {
         for (int c = lane; c < all.columns; c += WARP) {
             R x = row < 0 ? R(not_a_number()) : load<R>(all.from, false, (long long)row * all.columns + c);
-            store<R>(all.to, all.narrow, (long long)n * all.columns + c, x);
+            put<R>(all.to, all.narrow, (long long)n * all.columns + c, false, x);
         }
         return;
     }

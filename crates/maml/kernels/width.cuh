@@ -8,7 +8,7 @@ namespace theria {
 
 constexpr bool MIXED = THERIA_MIXED;
 
-// A number in bf16 is R: rounded to the nearest where it is written.
+// A number that no launch writes while it reads it.
 template <class R> THERIA_DEVICE R load(const void *from, bool narrow, long long n) {
     if (MIXED && narrow) {
         return R(Element<bf16>::to_acc(bf16{__ldg(static_cast<const unsigned short *>(from) + n)}));
@@ -16,19 +16,20 @@ template <class R> THERIA_DEVICE R load(const void *from, bool narrow, long long
     return __ldg(static_cast<const R *>(from) + n);
 }
 
-// The same of what this launch writes.
-template <class R> THERIA_DEVICE R load_written(const void *from, bool narrow, long long n) {
-    if (MIXED && narrow) {
-        return R(Element<bf16>::to_acc(static_cast<const bf16 *>(from)[n]));
-    }
-    return static_cast<const R *>(from)[n];
-}
+// Rounded to the nearest.
+template <class R> THERIA_DEVICE bf16 narrowed(R x) { return Element<bf16>::from_acc(float(x)); }
 
-template <class R> THERIA_DEVICE void store(void *to, bool narrow, long long n, R x) {
+// What is added to a number in bf16.
+template <class R> THERIA_DEVICE R with_narrow(bf16 there, R x) { return R(Element<bf16>::to_acc(there)) + x; }
+
+// A number in place of what is there, or added to it.
+template <class R> THERIA_DEVICE void put(void *to, bool narrow, long long n, bool add, R x) {
     if (MIXED && narrow) {
-        static_cast<bf16 *>(to)[n] = Element<bf16>::from_acc(float(x));
+        bf16 *at = static_cast<bf16 *>(to) + n;
+        *at = narrowed(add ? with_narrow(*at, x) : x);
     } else {
-        static_cast<R *>(to)[n] = x;
+        R *at = static_cast<R *>(to) + n;
+        *at = add ? *at + x : x;
     }
 }
 

@@ -54,6 +54,9 @@ pub(crate) const HEADERS: &[(&str, &str)] = &[
     theria_gpu_fwd::HEADERS[0],
     ("number.cuh", include_str!("../../kernels/number.cuh")),
     ("width.cuh", include_str!("../../kernels/width.cuh")),
+    ("vector.cuh", include_str!("../../kernels/vector.cuh")),
+    ("shares.cuh", include_str!("../../kernels/shares.cuh")),
+    ("normal.cuh", include_str!("../../kernels/normal.cuh")),
     ("rows.cuh", include_str!("../../kernels/rows.cuh")),
     ("elements.cuh", include_str!("../../kernels/elements.cuh")),
     ("adam.cuh", include_str!("../../kernels/adam.cuh")),
@@ -93,6 +96,18 @@ pub enum Width {
 /// Places for cotangents of operands, of those that are wanted.
 pub type Places<'a, T> = [Option<Place<'a, T>>];
 
+/// What the columns of a function of rows have to do with each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Columns {
+    /// Nothing: element n of the result is made of element n of every operand.
+    Apart,
+    /// They are summed over, and all of them are alike: none is named but as the n-th of all operands and of the result,
+    /// which are as wide.
+    Alike,
+    /// Some are named: the one of a class, or the one of a loss.
+    Named,
+}
+
 /// A function of rows: of one row of each operand, to one row of the result.
 pub trait Rowwise: Copy + fmt::Debug + Send + Sync + 'static {
     /// The name, for messages.
@@ -102,8 +117,8 @@ pub trait Rowwise: Copy + fmt::Debug + Send + Sync + 'static {
     /// one of every operand, or the result is one number that all elements of a row add to.
     const ELEMENTWISE: bool = false;
 
-    /// Whether element n of the result is made of element n of every operand, and of nothing else.
-    const COLUMNWISE: bool = false;
+    /// How columns are named.
+    const COLUMNS: Columns = Columns::Named;
 
     /// The same two functions in CUDA C++: a struct for `rows.cuh`.
     const CUDA: Source;

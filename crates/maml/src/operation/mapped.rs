@@ -5,7 +5,7 @@ use theria_gpu_fwd::Source;
 use super::{Into, Operation, Second, source_of};
 use crate::Result;
 use crate::graph::{Graph, ValueId};
-use crate::machine::{Follow, Machine, Rows, Rowwise, Sweep, kernel_source};
+use crate::machine::{Columns, Follow, Machine, Rows, Rowwise, Sweep, kernel_source};
 use crate::number::Number;
 
 /// A function of rows, and whose rows.
@@ -82,7 +82,7 @@ pub(super) struct Copied;
 impl Rowwise for Copied {
     const NAME: &'static str = "copy";
     const ELEMENTWISE: bool = true;
-    const COLUMNWISE: bool = true;
+    const COLUMNS: Columns = Columns::Apart;
     const CUDA: Source = kernel_source!("copied.cu");
 
     fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]) {
@@ -106,7 +106,7 @@ pub(crate) fn copy<M: Machine>(rows: usize, columns: usize) -> Box<dyn Operation
 }
 
 /// The texts of these functions.
-pub(super) const SOURCES: &[(Source, bool)] = &[source_of::<Copied>()];
+pub(super) const SOURCES: &[(Source, Columns)] = &[source_of::<Copied>()];
 
 impl<M: Machine> Graph<M> {
     /// A function of rows of values whose rows go along with those of the first one.

@@ -19,13 +19,13 @@ use crate::machine::{Machine, Places};
 
 use theria_gpu_fwd::Source;
 
-use crate::machine::Rowwise;
+use crate::machine::{Columns, Rowwise};
 
 pub use attention::Heads;
 pub(crate) use mapped::copy;
 
-/// The texts of all functions of rows, and whether their columns have nothing to do with each other.
-pub(crate) fn row_sources() -> Vec<(Source, bool)> {
+/// The texts of all functions of rows, and what their columns have to do with each other.
+pub(crate) fn row_sources() -> Vec<(Source, Columns)> {
     [mapped::SOURCES, sums::SOURCES, units::SOURCES, losses::SOURCES, normalise::SOURCES].concat()
 }
 
@@ -112,7 +112,7 @@ pub trait Operation<M: Machine>: fmt::Debug + Send {
     ) -> Result<()>;
 }
 
-/// The text of a function of rows, and whether its columns have nothing to do with each other.
-const fn source_of<K: Rowwise>() -> (Source, bool) {
-    (K::CUDA, K::COLUMNWISE)
+/// The text of a function of rows, and what its columns have to do with each other.
+const fn source_of<K: Rowwise>() -> (Source, Columns) {
+    (K::CUDA, K::COLUMNS)
 }

@@ -21,7 +21,7 @@ const THREADS: usize = 256;
 /// Elements of a thread, as in `round.cu`.
 const EACH: usize = 4;
 /// Tensors of a launch, as in `round.cu`.
-pub(super) const MOST: usize = 8;
+pub(super) const MOST: usize = 24;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct RoundKernel {
@@ -44,7 +44,7 @@ pub(super) struct Parameters {
     tensors: i32,
 }
 
-const _: () = assert!(size_of::<Parameters>() == 232);
+const _: () = assert!(size_of::<Parameters>() == 680);
 
 // SAFETY: `Parameters` is the struct `Round` of round.cu, which touches what it names, after it waited for the launches
 // ahead.

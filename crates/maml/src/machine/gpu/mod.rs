@@ -3,7 +3,7 @@
 //! | primitive | by |
 //! |---|---|
 //! | products of matrices | cuBLAS |
-//! | functions of rows | `kernels/rows.cuh`: a warp for each row, sums over rows in two stages, in one order |
+//! | functions of rows | `kernels/rows.cuh`: a team of threads for each row, sums over rows in one order |
 //! | updates of elements | `kernels/elements.cuh` |
 //! | sums and inner products | `kernels/dot.cu`, in f64 |
 //!
@@ -11,10 +11,10 @@
 #![allow(unsafe_code)] // kernels are launched; each block says why it is sound
 
 mod attended;
+mod division;
 mod dot;
 mod elements;
 mod factors;
-mod gather;
 mod lookup;
 mod rows;
 mod tensor;
@@ -36,7 +36,6 @@ use crate::{Error, Result};
 use dot::DotKernel;
 use elements::{CastKernel, ElementKernel};
 use factors::{Factor, Prepared, RoundKernel, Spare};
-use gather::GatherKernel;
 use lookup::LookupKernel;
 use rows::{RowKernel, Rule};
 
@@ -52,8 +51,7 @@ pub fn kernels() -> Vec<KernelSpec> {
     let elements =
         elements::all().map(|spec| spec.kernel()).chain(elements::all_casts().map(|spec| spec.kernel()));
     let rounds = factors::all().map(|spec| spec.kernel()).chain(lookup::all().map(|spec| spec.kernel()));
-    let sums = gather::all().map(|spec| spec.kernel()).chain(dot::all().map(|spec| spec.kernel()));
-    rows.chain(elements).chain(rounds).chain(sums).collect()
+    rows.chain(elements).chain(rounds).chain(dot::all().map(|spec| spec.kernel())).collect()
 }
 
 /// What f32 factors are rounded to before they are multiplied. Sums are in f32 always, and f64 is never rounded.
@@ -82,7 +80,6 @@ pub struct Gpu<A, R, E = R> {
 struct Shared<R> {
     blas: Blas,
     rows: Library<RowKernel>,
-    gathers: Library<GatherKernel>,
     elements: Library<ElementKernel>,
     casts: Library<CastKernel>,
     rounds: Library<RoundKernel>,
@@ -90,8 +87,10 @@ struct Shared<R> {
     prepared: Prepared,
     dots: Library<DotKernel>,
     lookups: Library<LookupKernel>,
-    /// Sums of warps, before they are added up. Work on a device is done in order, so one is enough.
+    /// Sums of blocks, before they are added up. Work on a device is done in order, so one is enough.
     sums: CudaTensor<R>,
+    /// Counters of blocks, all of them 0 between launches, which is 0 in f32, too.
+    tickets: CudaTensor<f32>,
     /// Sums of blocks, and their sum.
     dot_parts: CudaTensor<f64>,
     dot_whole: CudaTensor<f64>,
@@ -104,7 +103,6 @@ impl<R: Real> Shared<R> {
         Ok(Self {
             blas: Blas::open(cuda.device()).map_err(theria_contract::Error::from)?,
             rows: library(cuda, edit),
-            gathers: library(cuda, edit),
             elements: library(cuda, edit),
             casts: library(cuda, edit),
             rounds: library(cuda, edit),
@@ -112,7 +110,8 @@ impl<R: Real> Shared<R> {
             prepared: Prepared::default(),
             dots: library(cuda, edit),
             lookups: library(cuda, edit),
-            sums: cuda.allocate(line(rows::SUMS)?)?,
+            sums: cuda.allocate(line(division::SUMS)?)?,
+            tickets: cuda.allocate(line(division::TICKETS)?)?,
             dot_parts: cuda.allocate(line(dot::BLOCKS)?)?,
             dot_whole: cuda.allocate(line(1)?)?,
         })

@@ -4,27 +4,23 @@ use std::fmt::Display;
 use std::hash::{Hash, Hasher};
 
 use theria_contract::{Attention, DType};
+use theria_gpu_fwd::forward::parameters::Divisor;
 use theria_gpu_fwd::{Address as _, Cuda, KernelSpec, Source, Spec};
 use theria_reference::Real;
 
-use super::gather::Gathered;
+use super::division::{Division, Vectors, Way};
 use super::{Attended, Gpu, GpuTensor, on_device, view};
-use crate::machine::{Follow, Machine as _, Places, Rows, Rowwise, Sweep};
+use crate::machine::{Columns, Follow, Machine as _, Places, Rows, Rowwise, Sweep};
 use crate::number::Number;
 use crate::operation::row_sources;
 use crate::{Error, Result};
 
-/// Elements that sums of warps have room for.
-pub(super) const SUMS: usize = 2 << 20;
-const WARP: usize = 32;
-/// Warps of a block.
-const WARPS: usize = 4;
-/// Warps that keep a device busy.
-const ENOUGH: usize = 4096;
-/// Rows of a warp at most that has one column of each, unless they have to be added up by one warp.
-const LENGTH: usize = 16;
 /// Operands that a function can have.
 const OPERANDS: usize = 3;
+/// Threads of a block, as in `rows.cuh`.
+pub(super) const THREADS: usize = 256;
+/// Rows and columns at most: places beyond the last one have a number, too.
+const LARGEST: usize = i32::MAX as usize - (1 << 20);
 
 /// As in `rows.cuh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -80,6 +76,15 @@ impl Kind {
         if self == Self::F64 { DType::F64 } else { DType::F32 }
     }
 
+    /// Sixteen bytes of the narrowest numbers are a vector, and as many numbers of others.
+    fn vectors(self) -> Vectors {
+        match self {
+            Self::F32 => Vectors { length: 4, held: 2 },
+            Self::F64 => Vectors { length: 2, held: 2 },
+            Self::Mixed => Vectors { length: 8, held: 1 },
+        }
+    }
+
     fn defines(self) -> [(&'static str, String); 2] {
         let mixed = u32::from(self == Self::Mixed);
         [("THERIA_REAL", real_name(self.real()).into()), ("THERIA_MIXED", mixed.to_string())]
@@ -90,15 +95,15 @@ impl Kind {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RowKernel {
     source: Source,
-    columnwise: bool,
+    way: Way,
     rule: Rule,
     kind: Kind,
 }
 
 impl RowKernel {
     /// No two functions have one name.
-    fn key(&self) -> (&'static str, Rule, Kind) {
-        (self.source.name, self.rule, self.kind)
+    fn key(&self) -> (&'static str, Way, Rule, Kind) {
+        (self.source.name, self.way, self.rule, self.kind)
     }
 }
 
@@ -145,9 +150,13 @@ pub(super) fn kind_kernel(source: Source, kind: Kind, threads: usize) -> KernelS
 
 /// Every instance.
 pub(super) fn all() -> impl Iterator<Item = RowKernel> {
-    row_sources().into_iter().flat_map(|(source, columnwise)| {
-        let of_rule = move |rule| Kind::ALL.map(|kind| RowKernel { source, columnwise, rule, kind });
-        Rule::ALL.into_iter().flat_map(of_rule)
+    row_sources().into_iter().flat_map(|(source, columns)| {
+        let of_way = move |way: &Way| {
+            let way = *way;
+            let of_rule = move |rule| Kind::ALL.map(|kind| RowKernel { source, way, rule, kind });
+            Rule::ALL.into_iter().flat_map(of_rule)
+        };
+        Way::of(columns).iter().flat_map(of_way)
     })
 }
 
@@ -158,41 +167,40 @@ unsafe impl Spec for RowKernel {
 
     fn kernel(&self) -> KernelSpec {
         let (name, rule) = self.rule.names();
+        let (way, way_name) = self.way.names();
         KernelSpec {
-            name: instance_name(self.source, &format!("{name}-"), self.kind.name()),
+            name: instance_name(self.source, &format!("{name}-{way}"), self.kind.name()),
             source: self.source,
-            defines: [
-                ("THERIA_RULE", rule.into()),
-                ("THERIA_COLUMNWISE", u32::from(self.columnwise).to_string()),
-            ]
-            .into_iter()
-            .chain(self.kind.defines())
-            .collect(),
-            threads: (WARPS * WARP) as u32,
+            defines: [("THERIA_RULE", rule.into()), ("THERIA_WAY", way_name.into())]
+                .into_iter()
+                .chain(self.kind.defines())
+                .collect(),
+            threads: THREADS as u32,
             shared: 0,
         }
     }
 }
 
+/// `Follow` of `shares.cuh`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Shares {
-    n: i32,
+    by: Divisor,
     cyclic: i32,
 }
 
 impl From<Follow> for Shares {
     fn from(follow: Follow) -> Self {
-        let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
         match follow {
-            Follow::Shared(n) => Self { n: number(n), cyclic: 0 },
-            Follow::Cyclic(n) => Self { n: number(n), cyclic: 1 },
+            Follow::Shared(n) => Self { by: Divisor::new(n), cyclic: 0 },
+            Follow::Cyclic(n) => Self { by: Divisor::new(n), cyclic: 1 },
         }
     }
 }
 
+/// `Operand` of `shares.cuh`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Operand {
     value: u64,
     tangent: u64,
@@ -205,33 +213,43 @@ struct Operand {
 }
 
 impl Operand {
+    /// What there is not has a row all the same, of which nothing is read.
+    fn new(width: usize, follow: Follow) -> Self {
+        let width = width as i32;
+        Self { value: 0, tangent: 0, made: 0, sums: 0, width, add: 0, narrow: 0, follow: follow.into() }
+    }
+
     /// Whether what is made of it is summed over rows.
     fn is_summed(&self) -> bool {
         self.made != 0 && self.follow != Follow::OWN.into()
     }
+
+    fn addresses(&self) -> [u64; 3] {
+        [self.value, self.tangent, self.made]
+    }
 }
 
-/// `Rows` of `rows.cuh`.
+/// `Rows` of `shares.cuh`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Parameters {
     x: [Operand; OPERANDS],
     y: Operand,
     constants: [f64; 2],
-    rows: i64,
-    length: i32,
-    members: i32,
-    chunks: i32,
-    parts: i32,
-    shared: Shares,
+    tickets: u64,
+    rows: i32,
+    division: Division,
 }
 
-const _: () = assert!(size_of::<Parameters>() == 240);
+const _: () = assert!(size_of::<Parameters>() == 304);
 
 /// A launch under preparation. Everything that it names is borrowed as long as it is there.
 pub(super) struct Call<'a, A, R, E> {
     machine: &'a Gpu<A, R, E>,
-    spec: RowKernel,
+    source: Source,
+    columns: Columns,
+    rule: Rule,
+    kind: Kind,
     sweep: &'a Sweep,
     parameters: Parameters,
     /// How the rows of what is made are shared.
@@ -253,29 +271,33 @@ where
     ) -> Result<Call<'a, A, R, E>> {
         let all = sweep.inputs.iter().chain([&sweep.output]);
         let most = all.map(|rows| rows.width).chain([sweep.rows]).max().unwrap_or(0);
-        if sweep.inputs.len() > OPERANDS || i32::try_from(most).is_err() {
+        if sweep.inputs.len() > OPERANDS || most > LARGEST {
             return Err(Error::LargeSweep { operands: sweep.inputs.len(), most });
         }
-        let operand = |rows: &Rows| Operand {
-            width: rows.width as i32,
-            follow: rows.follow.into(),
-            ..Operand::default()
-        };
-        let mut parameters = Parameters {
-            y: operand(&sweep.output),
-            constants: kernel.constants(),
-            rows: sweep.rows as i64,
-            ..Parameters::default()
-        };
-        for (to, rows) in parameters.x.iter_mut().zip(&sweep.inputs) {
+        let operand = |rows: &Rows| Operand::new(rows.width, rows.follow);
+        let mut x = [Operand::new(0, Follow::OWN); OPERANDS];
+        for (to, rows) in x.iter_mut().zip(&sweep.inputs) {
             *to = operand(rows);
         }
-        // What there is not has a row all the same, of which nothing is read.
-        for to in &mut parameters.x[sweep.inputs.len()..] {
-            to.follow = Follow::OWN.into();
-        }
-        let spec = RowKernel { source: K::CUDA, columnwise: K::COLUMNWISE, rule, kind: Kind::of::<R>(false) };
-        Ok(Call { machine: self, spec, sweep, parameters, shared: None })
+        let parameters = Parameters {
+            x,
+            y: operand(&sweep.output),
+            constants: kernel.constants(),
+            tickets: view(&self.shared.tickets).address(),
+            rows: sweep.rows as i32,
+            division: Division::default(),
+        };
+        let (source, columns) = (K::CUDA, K::COLUMNS);
+        Ok(Call {
+            machine: self,
+            source,
+            columns,
+            rule,
+            kind: Kind::of::<R>(false),
+            sweep,
+            parameters,
+            shared: None,
+        })
     }
 }
 
@@ -317,7 +339,7 @@ where
         }
         of.narrow = narrow;
         if narrow == 1 {
-            self.spec.kind = Kind::of::<R>(true);
+            self.kind = Kind::of::<R>(true);
         }
         Ok(address)
     }
@@ -379,64 +401,54 @@ where
         }
     }
 
-    /// Says which warp takes what, and where sums go that several warps share. How many rows of results there are, and
-    /// how many blocks.
-    fn divide(&mut self) -> (usize, usize) {
-        let rows = self.sweep.rows;
-        // Rows that share nothing are one group, of which each warp takes some.
-        let alone = if self.spec.columnwise { Follow::Shared(rows) } else { Follow::OWN };
-        let follow = self.shared.unwrap_or(alone);
-        let (groups, members) = match follow {
-            Follow::Shared(n) => (rows.div_ceil(n), n.min(rows)),
-            Follow::Cyclic(n) => (n.min(rows), rows.div_ceil(n)),
-        };
-        let all = || self.parameters.x.iter().chain([&self.parameters.y]);
-        let summed: usize = all().filter(|operand| operand.is_summed()).map(|x| x.width as usize).sum();
-        let widest = all().map(|operand| operand.width as usize).max().unwrap_or(0).max(1);
-        let parts = if self.spec.columnwise { widest.div_ceil(WARP) } else { 1 };
-        let fitting = SUMS.checked_div(groups * summed).unwrap_or(usize::MAX).max(1);
-        // Every chunk has a row.
-        let most = if rows == groups * members { members.max(1).min(fitting) } else { 1 };
-        let wanted = (ENOUGH / (groups * parts).max(1)).max(members / LENGTH);
-        let chunks = if self.spec.columnwise { wanted } else { ENOUGH / groups.max(1) }.clamp(1, most);
-        let length = members.div_ceil(chunks).max(1);
-        let chunks = members.div_ceil(length).max(1);
+    /// Rows of operands that share nothing are one long row, where columns have nothing to do with each other.
+    fn join(&mut self) {
         let to = &mut self.parameters;
-        (to.length, to.members, to.chunks) = (length as i32, members as i32, chunks as i32);
-        (to.parts, to.shared) = (parts as i32, follow.into());
-        if chunks > 1 && self.shared.is_some() {
-            let mut at = view(&self.machine.shared.sums).address();
-            for operand in to.x.iter_mut().chain([&mut to.y]) {
-                if operand.is_summed() {
-                    operand.sums = at;
-                    at += (groups * chunks * operand.width as usize * size_of::<R>()) as u64;
-                }
-            }
+        let present = self.sweep.inputs.len();
+        let all = || to.x[..present].iter().chain([&to.y]);
+        let (own, width) = (Shares::from(Follow::OWN), to.y.width);
+        let total = to.rows as usize * width as usize;
+        let same = all().all(|operand| operand.follow == own && operand.width == width);
+        if self.columns == Columns::Apart && same && total <= LARGEST {
+            to.rows = 1;
+            to.x[..present].iter_mut().chain([&mut to.y]).for_each(|operand| operand.width = total as i32);
         }
-        (groups, (groups * chunks * parts).div_ceil(WARPS))
+    }
+
+    /// Says which block takes what, and where sums go that several blocks share.
+    fn divide(&mut self) -> Way {
+        self.join();
+        let to = &mut self.parameters;
+        let all = || to.x.iter().chain([&to.y]);
+        let widest = all().map(|operand| operand.width as usize).max().unwrap_or(0).max(1);
+        let summed = all().filter(|operand| operand.is_summed());
+        let shared = summed.clone().map(|operand| operand.width as usize).max();
+        let vectors = self.kind.vectors();
+        let whole = all().flat_map(Operand::addresses).all(|address| address.is_multiple_of(16));
+        let held = [&to.x[0], &to.y].iter().all(|operand| operand.follow == Follow::OWN.into());
+        let way = Way::new(self.columns, held, widest, vectors);
+        let room = summed.map(|operand| operand.width as usize).sum();
+        to.division = Division::new(way, to.rows as usize, self.shared, (widest, vectors), (shared, room));
+        to.division.whole = i32::from(whole && widest.is_multiple_of(vectors.length));
+        let mut at = view(&self.machine.shared.sums).address();
+        for operand in to.x.iter_mut().chain([&mut to.y]).filter(|operand| operand.is_summed()) {
+            operand.sums = at;
+            at += (to.division.left() * operand.width as usize * size_of::<R>()) as u64;
+        }
+        way
     }
 
     pub(super) fn launch(mut self) -> Result<()> {
         if self.sweep.rows == 0 {
             return Ok(());
         }
-        let (groups, blocks) = self.divide();
+        let way = self.divide();
+        let spec = RowKernel { source: self.source, way, rule: self.rule, kind: self.kind };
         let parameters = self.parameters;
+        let blocks = parameters.division.blocks();
         // SAFETY: `address` held every tensor against the sweep and the device, all are borrowed while the launch is
-        // asked for, and whatever is asked of the device later comes after it; sums of warps have the room that
-        // `divide` counted, and belong to the machine, which is used in the order of the device's work.
-        on_device(unsafe { self.machine.shared.rows.launch(self.spec, blocks, &parameters) })?;
-        for operand in parameters.x.iter().chain([&parameters.y]).filter(|operand| operand.sums != 0) {
-            let of = Gathered {
-                from: operand.sums,
-                to: operand.made,
-                width: operand.width,
-                chunks: parameters.chunks,
-                groups: groups as i32,
-                add: i32::from(operand.add),
-            };
-            self.machine.gather(of)?;
-        }
-        Ok(())
+        // asked for, and whatever is asked of the device later comes after it; sums of blocks and their counters have the
+        // room that `Division::new` kept to, and belong to the machine, which is used in the order of the device's work.
+        on_device(unsafe { self.machine.shared.rows.launch(spec, blocks, &parameters) })
     }
 }
