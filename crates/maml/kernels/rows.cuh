@@ -10,8 +10,8 @@
 //
 // A function sees rows in one of three ways:
 //
-//     COLUMNS   its columns have nothing to do with each other: a thread holds one vector of each operand, of several rows
-//     HELD      a team holds a row: x and g are read once, for all sums; what `each` and `sum` give is a place among them
+//     COLUMNS   its columns have nothing to do with each other: a thread holds a vector of each operand, of several rows
+//     HELD      a team holds a row: x and g are read once, for all sums; `each` and `sum` give places among what is held
 //     STREAMED  x and g are read where they lie, as often as they are named; what is given is a column
 //
 // Rows that fit are held if the first operand and the result share none.

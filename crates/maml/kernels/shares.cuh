@@ -26,8 +26,8 @@ struct Follow {
     }
 };
 
-// Memory of an operand or of the result: what is read of it, and where its result goes. All of it is narrow or none is, and
-// what rows share never is.
+// Memory of an operand or of the result: what is read of it, and where its result goes. All of it is narrow or none is,
+// and what rows share never is.
 struct Operand {
     const void *value, *tangent;
     void *made;

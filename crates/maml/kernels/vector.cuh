@@ -1,5 +1,5 @@
-// Numbers of a row, sixteen bytes of them at a time where that is how they lie. Where some of a launch are narrow, a vector
-// is as many numbers as sixteen bytes of those are, and two times sixteen bytes of others.
+// Numbers of a row, sixteen bytes of them at a time where that is how they lie. In a launch with narrow ones a vector
+// is sixteen bytes of those, and as many of the others: two times sixteen bytes.
 #pragma once
 
 #include "width.cuh"
@@ -33,7 +33,6 @@ THERIA_DEVICE void store_vector(double *to, const double *x) {
     *reinterpret_cast<double2 *>(to) = make_double2(x[0], x[1]);
 }
 
-
 // Sixteen bytes of bf16, as they lie.
 THERIA_DEVICE void load_narrow(const bf16 *from, float *to) { load_vector(reinterpret_cast<const float *>(from), to); }
 THERIA_DEVICE void load_narrow(const bf16 *, double *) {}
@@ -48,9 +47,9 @@ THERIA_DEVICE void widen(float *x) {
 }
 THERIA_DEVICE void widen(double *) {}
 
-// A vector of a row that no launch writes while it reads it, from `column` on, of which `there` numbers are there: none,
-// all, or, where vectors are not WHOLE, some. The others are zero. Vectors that are WHOLE and narrow are left as they lie,
-// for `widen`: a thread asks for all of its vectors before it waits for the first.
+// A vector of a row that no launch writes while it reads it, from `column` on, of which `there` numbers are there:
+// none, all, or, where vectors are not WHOLE, some. The others are zero. Vectors that are WHOLE and narrow are left as
+// they lie, for `widen`: a thread asks for all of its vectors before it waits for the first.
 template <bool WHOLE, class R> THERIA_DEVICE void load(const void *from, bool narrow, int column, int there, R *to) {
 #pragma unroll
     for (int j = 0; j < VECTOR<R>; ++j) {

@@ -1,5 +1,5 @@
-// Numbers of a model's tensors: as wide as what is computed in, or, between operations, in bf16. Which of the two is known
-// when a kernel is launched, and by MIXED instances alone: in the others there is nothing to ask.
+// Numbers of a model's tensors: as wide as what is computed in, or, between operations, in bf16. Which of the two is
+// known when a kernel is launched, and by MIXED instances alone: in the others there is nothing to ask.
 #pragma once
 
 #include "base.cuh"

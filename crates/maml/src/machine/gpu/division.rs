@@ -98,7 +98,8 @@ fn levels(chunks: usize) -> (usize, usize) {
 }
 
 impl Division {
-    /// Of rows of which some are shared in one way, where something is summed, with the widest row and its vectors; and the widest of those that are summed and how wide all of them are together.
+    /// Of rows of which some are shared in one way, where something is summed, with the widest row and its vectors; and
+    /// the widest of those that are summed and how wide all of them are together.
     pub(super) fn new(
         way: Way,
         rows: usize,
