@@ -5,7 +5,7 @@ mod phase10;
 use half::{bf16, f16};
 use phase10::loops::{Bounds, against_the_fixture, against_the_host, path_by_steps, transformer};
 use phase10::machines::{Named, checked_in_f64, fused, fused_in_f32, in_f32, in_f64, rounded};
-use phase10::{bits, loops, operations, updates, wrong};
+use phase10::{bits, loops, narrow, operations, updates, wrong};
 use theria_gpu_bwd::CudaRef;
 use theria_gpu_fwd::{Architecture, Cuda, KernelSpec};
 use theria_jvp_hvp::Opaque;
@@ -27,13 +27,29 @@ const PRODUCTS: [(Precision, &str, &str); 3] = [
     (Precision::Bf16, "bf16", "f16, products in bf16"),
 ];
 
+/// Numbers between operations, where they are narrow and where they are not.
+fn between(cuda: &Cuda) -> Vec<Row> {
+    let mut rows = narrow::between_operations(&Named::F32, in_f32(cuda), false);
+    for (precision, in_bf16, in_f16) in PRODUCTS {
+        let narrow = precision == Precision::Bf16;
+        let half = rounded::<bf16>(cuda, precision);
+        rows.extend(narrow::between_operations(&Named::BF16.with(in_bf16), half, narrow));
+        let half = rounded::<f16>(cuda, precision);
+        rows.extend(narrow::between_operations(&Named::F16.with(in_f16), half, false));
+    }
+    rows
+}
+
 /// Operations in 16 bits: attention, and everything around it.
 fn in_16_bits(cuda: &Cuda) -> Vec<Row> {
     let mut rows = Vec::new();
     for (precision, in_bf16, in_f16) in PRODUCTS {
+        // What lies between operations is in bf16 where attention and products are: every operation is another one then.
+        let narrow = precision == Precision::Bf16;
+        let in_half = if narrow { operations::all } else { operations::attention };
         let all = operations::attention;
         let named = Named::BF16.with(in_bf16);
-        rows.extend(operations::conform(&named, rounded::<bf16>(cuda, precision), all(), 2e-5));
+        rows.extend(operations::conform(&named, rounded::<bf16>(cuda, precision), in_half(), 2e-5));
         let named = Named::F16.with(in_f16);
         rows.extend(operations::conform(&named, rounded::<f16>(cuda, precision), all(), 2e-5));
     }
@@ -86,7 +102,10 @@ fn wrong(cuda: &Cuda) -> Vec<Row> {
     let all = operations::all();
     let expected = operations::with_expected(all).and_then(|all| Ok((all, updates::expected()?)));
     match expected {
-        Ok((operations, updates)) => wrong::noticed(&Named::F64, || in_f64(cuda), &operations, &updates),
+        Ok((operations, updates)) => {
+            let narrow = || rounded::<bf16>(cuda, Precision::Bf16);
+            wrong::noticed(&Named::F64, (|| in_f64(cuda), narrow), &operations, &updates)
+        }
         Err(error) => Named::F64.rows("operations of the host", Err(error)),
     }
 }
@@ -104,6 +123,7 @@ fn main() {
             operations::conform(&Named::FUSED, fused_in_f32(cuda), operations::attention(), 1e-9)
         })
         .test("operations_in_16_bits", in_16_bits)
+        .test("between_operations", between)
         .test("loops_of_an_independent_system", on_every_machine!(against_the_fixture))
         .test("loops_of_the_host", on_every_machine!(against_the_host))
         .test("what_the_second_order_adds_by_steps", on_every_machine!(path_by_steps))

@@ -1,6 +1,6 @@
 // Rows of a table by numbers that are data, and rows that are added to those of a table. Nothing is added atomically: the
 // first warp whose number names a row adds all that fall to it, in the order of the numbers.
-#include "base.cuh"
+#include "width.cuh"
 
 namespace theria {
 
@@ -11,6 +11,8 @@ struct Lookup {
     const void *from;
     void *to;
     int rows, columns, count, adds;
+    // Whether the picked rows are in bf16. The table never is.
+    int narrow;
 };
 
 // The row that a number names; -1 if it names none.
@@ -30,13 +32,14 @@ extern "C" __global__ void __launch_bounds__(128) kernel(const __grid_constant__
     if (n >= all.count)
         return;
     int row = row_of<R>(all.numbers, n, all.rows);
-    const R *from = static_cast<const R *>(all.from);
-    R *to = static_cast<R *>(all.to);
     if (!all.adds) {
-        for (int c = lane; c < all.columns; c += WARP)
-            to[(long long)n * all.columns + c] = row < 0 ? R(not_a_number()) : from[(long long)row * all.columns + c];
+        for (int c = lane; c < all.columns; c += WARP) {
+            R x = row < 0 ? R(not_a_number()) : load<R>(all.from, false, (long long)row * all.columns + c);
+            put<R>(all.to, all.narrow, (long long)n * all.columns + c, false, x);
+        }
         return;
     }
+    R *to = static_cast<R *>(all.to);
     if (row < 0)
         return;
     for (int base = 0; base < n; base += WARP) {
@@ -49,7 +52,7 @@ extern "C" __global__ void __launch_bounds__(128) kernel(const __grid_constant__
         for (unsigned left = __ballot_sync(FULL_WARP, same); left != 0; left &= left - 1) {
             long long picked = base + __ffs(left) - 1;
             for (int c = lane; c < all.columns; c += WARP)
-                to[(long long)row * all.columns + c] += from[picked * all.columns + c];
+                to[(long long)row * all.columns + c] += load<R>(all.from, all.narrow, picked * all.columns + c);
         }
     }
 }

@@ -5,6 +5,13 @@
 
 namespace theria {
 
+template <bool FIRST, class A, class B> struct Choose {
+    using Type = A;
+};
+template <class A, class B> struct Choose<false, A, B> {
+    using Type = B;
+};
+
 // x, and x'. What is made of it has its derivative along x' beside it.
 template <class R> struct Dual {
     R value, tangent;
@@ -44,13 +51,6 @@ template <class R> THERIA_DEVICE Dual<R> root_of(Dual<R> x) {
     R value = root_of(x.value);
     return {value, R(0.5) / value * x.tangent};
 }
-THERIA_DEVICE float erf_of(float x) { return erff(x); }
-THERIA_DEVICE double erf_of(double x) { return erf(x); }
-template <class R> THERIA_DEVICE Dual<R> erf_of(Dual<R> x) {
-    R slope = R(1.12837916709551257390) * exp_of(-(x.value * x.value));
-    return {erf_of(x.value), slope * x.tangent};
-}
-
 // From lane to lane of a warp.
 template <class R> THERIA_DEVICE R across(R x, int lanes) { return __shfl_xor_sync(FULL_WARP, x, lanes); }
 template <class R> THERIA_DEVICE Dual<R> across(Dual<R> x, int lanes) {

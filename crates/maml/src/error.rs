@@ -130,6 +130,15 @@ pub enum Error {
         /// The other.
         other: &'static str,
     },
+    /// A tensor that goes along with another is not as wide.
+    #[error("of a value and what goes along with it, one is wide and one is narrow")]
+    MixedWidths,
+    /// What rows share is narrow.
+    #[error("{what} is narrow, and has to be wide: sums of many numbers come to lie in it, or it names rows")]
+    Narrow {
+        /// What it is.
+        what: &'static str,
+    },
     /// A step over no tasks has no gradient.
     #[error("an outer step was asked for with no tasks; it needs one at least")]
     NoTasks,

@@ -1,13 +1,18 @@
-//! Attention of the host in 16 bits beneath tensors in f32, as machines on a device have it. So bounds of 16 bits are held
-//! against something where there is no device.
+//! Attention of the host in 16 bits beneath tensors in f32, and a machine of the host that is in bf16 wherever one on a
+//! device is. So bounds of 16 bits are held against something where there is no device.
 
+use std::convert::Infallible;
 use std::marker::PhantomData;
 
+use half::bf16;
 use theria_contract::{
-    Attention, Cotangent, Directions, Element, Host, Inputs, Primal, Problem, Qkv, Result, Rule, Saved,
-    SavedTensor, SavedView, SavedViewMut, SecondOrder, Support, Tangent, Tensor, TensorView, TensorViewMut,
-    Workspace,
+    Attention, Cotangent, Directions, Element, Host, Inputs, Layout, Primal, Problem, Qkv, Result, Rule,
+    Saved, SavedTensor, SavedView, SavedViewMut, SecondOrder, Support, Tangent, Tensor, TensorView,
+    TensorViewMut, Workspace,
 };
+use theria_jvp_hvp::Dense;
+use theria_maml::machine::{Change, Picks, Place, Places, Product, Rowwise, Sweep, Update, Width};
+use theria_maml::{Machine, Result as Done};
 
 /// A backend that is given operands rounded to `T`.
 #[derive(Debug)]
@@ -162,5 +167,264 @@ where
             (Some(Cotangent(made)), Some(Cotangent(to))) => gradients_back(&made, to),
             _ => Ok(()),
         }
+    }
+}
+
+/// The host in f32, with attention and factors of products in bf16, and so what lies between operations.
+#[derive(Debug)]
+pub(crate) struct InBf16(theria_maml::Host<Rounded<Dense, bf16>, f32>);
+
+impl InBf16 {
+    pub(crate) fn new() -> Self {
+        Self(theria_maml::Host::new(Rounded(Dense::new(), PhantomData)))
+    }
+}
+
+/// A tensor in f32, whose numbers are in bf16 if it is narrow.
+#[derive(Debug)]
+pub(crate) struct Held {
+    tensor: Tensor<f32>,
+    width: Width,
+}
+
+/// To the nearest number in bf16.
+fn round(tensor: &mut Tensor<f32>) {
+    tensor.data_mut().iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
+}
+
+impl Held {
+    /// Rounds what was written.
+    fn settle(&mut self) {
+        if self.width == Width::Narrow {
+            round(&mut self.tensor);
+        }
+    }
+}
+
+fn tensors<'a>(all: &[&'a Held]) -> Vec<&'a Tensor<f32>> {
+    all.iter().map(|held| &held.tensor).collect()
+}
+
+fn some<'a>(all: &[Option<&'a Held>]) -> Vec<Option<&'a Tensor<f32>>> {
+    all.iter().map(|held| held.map(|held| &held.tensor)).collect()
+}
+
+/// Lends tensors as places, and settles what was written to them.
+fn into_places(
+    into: &mut Places<'_, Held>,
+    rule: impl FnOnce(&mut Places<'_, Tensor<f32>>) -> Done<()>,
+) -> Done<()> {
+    let lend = |place: &'_ mut Place<'_, Held>| place.add;
+    let added: Vec<_> = into.iter_mut().map(|place| place.as_mut().map(lend)).collect();
+    let each = into.iter_mut().zip(&added);
+    let mut places: Vec<_> = each
+        .map(|(place, add)| {
+            place.as_mut().map(|place| Place { to: &mut place.to.tensor, add: *add == Some(true) })
+        })
+        .collect();
+    rule(&mut places)?;
+    let written: Vec<_> = places.iter().map(|place| place.as_ref().map(|place| place.add)).collect();
+    for (place, add) in into.iter_mut().zip(written) {
+        if let (Some(place), Some(add)) = (place, add) {
+            place.add = add;
+            place.to.settle();
+        }
+    }
+    Ok(())
+}
+
+impl Machine for InBf16 {
+    type Element = f32;
+    type Storage = Host;
+    type Attended = f32;
+    type Attention = Rounded<Dense, bf16>;
+    type Tensor = Held;
+    type Factors<'a> = Vec<Tensor<f32>>;
+    type Held = ();
+    type Recording = Infallible;
+    const RECORDS: bool = false;
+
+    fn attention(&self) -> &Self::Attention {
+        self.0.attention()
+    }
+
+    fn between(&self) -> Width {
+        Width::Narrow
+    }
+
+    fn allocate(&self, layout: Layout, width: Width) -> Done<Held> {
+        Ok(Held { tensor: self.0.allocate(layout, width)?, width })
+    }
+
+    fn form(held: &Held) -> (Layout, Width) {
+        (held.tensor.view().layout(), held.width)
+    }
+
+    fn wide(held: &Held) -> Option<&Tensor<f32>> {
+        (held.width == Width::Wide).then_some(&held.tensor)
+    }
+
+    fn wide_mut(held: &mut Held) -> Option<&mut Tensor<f32>> {
+        (held.width == Width::Wide).then_some(&mut held.tensor)
+    }
+
+    fn clear(&self, held: &mut Held) -> Done<()> {
+        self.0.fill(&mut held.tensor, 0.0)
+    }
+
+    fn count_non_finite(&self, held: &Held) -> Done<usize> {
+        self.0.count_non_finite(&held.tensor)
+    }
+
+    fn hold(&self, _all: &[&Held]) -> Done<()> {
+        Ok(())
+    }
+
+    fn factors<'a>(&self, all: &[&'a Held]) -> Done<Vec<Tensor<f32>>> {
+        // Number by number as they lie in memory, whatever they are to attention.
+        let one = |held: &&Held| -> Done<Tensor<f32>> {
+            let numbers = held.tensor.data().to_vec();
+            let shape = [1, 1, 1, numbers.len()];
+            let mut copy = Tensor::from_vec(numbers, shape)?;
+            round(&mut copy);
+            Ok(copy)
+        };
+        all.iter().map(one).collect()
+    }
+
+    fn product(
+        &self,
+        product: Product,
+        factors: &Vec<Tensor<f32>>,
+        which: (usize, usize),
+        out: &mut Place<'_, Held>,
+    ) -> Done<()> {
+        let factors: Vec<_> = factors.iter().collect();
+        let mut place = Place { to: &mut out.to.tensor, add: out.add };
+        self.0.product(product, &factors, which, &mut place)?;
+        out.add = place.add;
+        out.to.settle();
+        Ok(())
+    }
+
+    fn value<K: Rowwise>(&self, kernel: K, sweep: &Sweep, x: &[&Held], y: &mut Held) -> Done<()> {
+        self.0.value(kernel, sweep, &tensors(x), &mut y.tensor)?;
+        y.settle();
+        Ok(())
+    }
+
+    fn push<K: Rowwise>(
+        &self,
+        kernel: K,
+        sweep: &Sweep,
+        x: &[&Held],
+        x_tangent: &[Option<&Held>],
+        y_tangent: &mut Held,
+    ) -> Done<()> {
+        self.0.push(kernel, sweep, &tensors(x), &some(x_tangent), &mut y_tangent.tensor)?;
+        y_tangent.settle();
+        Ok(())
+    }
+
+    fn pull<K: Rowwise>(
+        &self,
+        kernel: K,
+        sweep: &Sweep,
+        x: &[&Held],
+        g: &Held,
+        into: &mut Places<'_, Held>,
+    ) -> Done<()> {
+        into_places(into, |places| self.0.pull(kernel, sweep, &tensors(x), &g.tensor, places))
+    }
+
+    fn pull_tangent<K: Rowwise>(
+        &self,
+        kernel: K,
+        sweep: &Sweep,
+        x: &[&Held],
+        x_tangent: &[Option<&Held>],
+        g: &Held,
+        g_tangent: Option<&Held>,
+        into: &mut Places<'_, Held>,
+    ) -> Done<()> {
+        let (x, x_tangent, g_tangent) = (tensors(x), some(x_tangent), g_tangent.map(|g| &g.tensor));
+        into_places(into, |places| {
+            self.0.pull_tangent(kernel, sweep, &x, &x_tangent, &g.tensor, g_tangent, places)
+        })
+    }
+
+    fn gather(&self, picks: Picks, table: &Held, indices: &Held, out: &mut Held) -> Done<()> {
+        self.0.gather(picks, &table.tensor, &indices.tensor, &mut out.tensor)?;
+        out.settle();
+        Ok(())
+    }
+
+    fn scatter_add(
+        &self,
+        picks: Picks,
+        rows: &Held,
+        indices: &Held,
+        table: &mut Place<'_, Held>,
+    ) -> Done<()> {
+        let mut place = Place { to: &mut table.to.tensor, add: table.add };
+        self.0.scatter_add(picks, &rows.tensor, &indices.tensor, &mut place)?;
+        table.add = place.add;
+        table.to.settle();
+        Ok(())
+    }
+
+    fn update_all<K: Update>(&self, changes: Vec<Change<'_, K, Tensor<f32>>>) -> Done<()> {
+        self.0.update_all(changes)
+    }
+
+    fn fill(&self, tensor: &mut Tensor<f32>, value: f64) -> Done<()> {
+        self.0.fill(tensor, value)
+    }
+
+    fn copy(&self, from: &Tensor<f32>, to: &mut Tensor<f32>) -> Done<()> {
+        self.0.copy(from, to)
+    }
+
+    fn sum(&self, x: &Tensor<f32>) -> Done<f64> {
+        self.0.sum(x)
+    }
+
+    fn dot(&self, x: &Tensor<f32>, y: &Tensor<f32>) -> Done<f64> {
+        self.0.dot(x, y)
+    }
+
+    fn attended<'a>(
+        &self,
+        x: &'a Held,
+        room: &'a mut Option<Tensor<f32>>,
+        already: bool,
+    ) -> Done<TensorView<'a, f32>> {
+        self.0.attended(&x.tensor, room, already)
+    }
+
+    fn attended_mut<'a>(
+        &self,
+        x: &'a mut Held,
+        room: &'a mut Option<Tensor<f32>>,
+    ) -> Done<TensorViewMut<'a, f32>> {
+        // What attention writes is in bf16 whatever it is written to.
+        self.0.attended_mut(&mut x.tensor, room)
+    }
+
+    fn take_attended(&self, room: Option<&Tensor<f32>>, x: &mut Held) -> Done<()> {
+        self.0.take_attended(room, &mut x.tensor)
+    }
+
+    fn record(&self, _work: impl FnOnce() -> Done<()>) -> Done<Option<Infallible>> {
+        Ok(None)
+    }
+
+    fn made(&self, recording: &Infallible) -> bool {
+        match *recording {}
+    }
+
+    #[allow(unsafe_code)] // there is no recording that it could be given
+    unsafe fn replay(&self, recording: &Infallible) -> Done<()> {
+        match *recording {}
     }
 }

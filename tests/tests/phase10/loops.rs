@@ -234,7 +234,7 @@ mod tests {
     use half::bf16;
     use theria_jvp_hvp::variant::{Variant, Varied};
 
-    use crate::phase10::in_16_bits::Rounded;
+    use crate::phase10::in_16_bits::{InBf16, Rounded};
 
     fn passed(rows: &[Row]) {
         let failed = theria_tests::evidence::failures(rows);
@@ -281,6 +281,14 @@ mod tests {
     }
 
     #[test]
+    fn a_host_in_bf16_between_operations_passes() {
+        let named = Named { backend: "dense", ..Named::BF16 };
+        passed(&against_the_fixture(&named, Ok(InBf16::new()), Bounds::PRODUCTS));
+        passed(&against_the_host(&named, Ok(InBf16::new()), Bounds::PRODUCTS));
+        passed(&path_by_steps(&named, Ok(InBf16::new()), Bounds::PRODUCTS));
+    }
+
+    #[test]
     fn a_transformer_passes_in_f32_and_in_bf16() {
         let named = Named { backend: "dense", ..Named::F32 };
         let host_said = {
@@ -296,6 +304,7 @@ mod tests {
         let named = Named { backend: "dense", ..Named::BF16 };
         let half = Ok(Host::<_, f32>::new(Rounded::<_, bf16>(Dense::new(), PhantomData)));
         passed(&transformer(&named, half, &host_said, Bounds::HALF.plain));
+        passed(&transformer(&named, Ok(InBf16::new()), &host_said, Bounds::HALF.plain));
     }
 
     /// Attention whose statistics are frozen in the backward is wrong in the second order alone.

@@ -7,6 +7,7 @@ pub mod bits;
 pub mod in_16_bits;
 pub mod loops;
 pub mod machines;
+pub mod narrow;
 pub mod operations;
 pub mod tasks;
 pub mod updates;

@@ -62,9 +62,10 @@ const PLAIN: Heads = Heads { queries: 1, keys: 1, batch: 1, causal: false };
 
 /// Functions of rows, products and lookups.
 ///
-/// Rows of one element and one row alone; widths beside multiples of 32, which are parts of a warp each; thousands of rows,
-/// which warps share in chunks whose sums a second launch adds up; thousands of rows in turns, which one warp adds up.
-const OPERATIONS: [Operation; 59] = [
+/// Rows of one element and one row alone; widths beside multiples of a vector and beside those of a warp; rows that a warp
+/// holds, several warps, or nobody; thousands of rows, which blocks share in chunks and whose sums the last one adds up, in
+/// one stage or in two; thousands of rows in turns.
+const OPERATIONS: [Operation; 73] = [
     Op::Gelu(37, 33),
     Op::Sum(1, 1),
     Op::Sum(37, 33),
@@ -85,6 +86,15 @@ const OPERATIONS: [Operation; 59] = [
     Op::SumInTurns(8400, 131, 7),
     Op::Copy(1, 1),
     Op::Copy(37, 129),
+    Op::Copy(40, 64),
+    Op::Sum(64, 512),
+    Op::SumWithRow(2048, 64),
+    Op::SumWithRow(70, 1028),
+    Op::SumWithRowTwice(600, 256),
+    Op::SumInTurns(96, 512, 24),
+    Op::SumInTurns(12, 33, 1),
+    Op::Mean(96, 64, 32),
+    Op::Gelu(64, 256),
     Op::Mean(1, 1, 1),
     Op::Mean(12, 7, 4),
     Op::Mean(3000, 1, 3000),
@@ -103,6 +113,11 @@ const OPERATIONS: [Operation; 59] = [
     Op::Normalise(3000, 1),
     Op::Normalise(3000, 2),
     Op::Normalise(9001, 6),
+    Op::Normalise(600, 64),
+    Op::Normalise(300, 512),
+    Op::Normalise(5, 2048),
+    Op::Normalise(70, 2052),
+    Op::Normalise(11, 1023),
     Op::Product(1, 1, 1),
     Op::Product(1, 33, 7),
     Op::Product(40, 130, 31),
@@ -273,6 +288,11 @@ impl Operation {
     /// How it is called in rows.
     pub fn name(self) -> String {
         format!("{self:?}").replace(['{', '}'], "").replace("Heads  ", "")
+    }
+
+    /// Whether cotangents of two users are added up in what lies between operations.
+    pub fn adds(self) -> bool {
+        matches!(self, Op::Copy(..))
     }
 
     /// What it makes.
@@ -511,7 +531,7 @@ mod tests {
     use theria_jvp_hvp::{Dense, Streaming};
     use theria_maml::Host;
 
-    use crate::phase10::in_16_bits::Rounded;
+    use crate::phase10::in_16_bits::{InBf16, Rounded};
 
     fn passed(named: &Named, rows: &[Row]) {
         let failed = theria_tests::evidence::failures(rows);
@@ -537,6 +557,12 @@ mod tests {
         let f16: Host<_, f32> = Host::new(Rounded::<_, f16>(Dense::new(), PhantomData));
         let named = Named { backend: "dense", ..Named::F16 };
         passed(&named, &conform(&named, Ok(f16), attention(), 2e-5));
+    }
+
+    #[test]
+    fn a_host_in_bf16_between_operations_is_within_its_bound() {
+        let named = Named { backend: "dense", ..Named::BF16 };
+        passed(&named, &conform(&named, Ok(InBf16::new()), all(), 1e-3));
     }
 
     #[test]

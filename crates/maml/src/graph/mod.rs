@@ -30,6 +30,8 @@ struct Value {
     layout: Option<Layout>,
     /// Whether its numbers are there after an evaluation.
     kept: bool,
+    /// Whether it is wide, whatever a machine makes of values between operations.
+    wide: bool,
 }
 
 /// An operation, its operands, and its result.
@@ -81,6 +83,13 @@ impl<M: Machine> Graph<M> {
         self.values[value.0].kept = true;
     }
 
+    /// Says that values have all digits that a machine computes with.
+    pub(crate) fn widen(&mut self, values: &[ValueId]) {
+        for value in values {
+            self.values[value.0].wide = true;
+        }
+    }
+
     /// Rows and columns.
     pub fn shape(&self, value: ValueId) -> (usize, usize) {
         let value = &self.values[value.0];
@@ -95,7 +104,7 @@ impl<M: Machine> Graph<M> {
     }
 
     fn value(&mut self, rows: usize, columns: usize, name: Option<String>) -> ValueId {
-        self.values.push(Value { rows, columns, name, layout: None, kept: false });
+        self.values.push(Value { rows, columns, name, layout: None, kept: false, wide: false });
         ValueId(self.values.len() - 1)
     }
 
@@ -152,6 +161,7 @@ impl<M: Machine> Graph<M> {
                 let from = node.inputs[n];
                 let (rows, columns) = self.shape(from);
                 node.inputs[n] = self.add(copy(rows, columns), vec![from], (rows, columns));
+                self.values[node.inputs[n].0].wide = self.values[from.0].wide;
             }
             for (value, layout) in node.inputs.iter().zip(node.layouts.iter().flatten()) {
                 self.values[value.0].layout = Some(*layout);

@@ -2,20 +2,21 @@
 
 mod finite;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use theria_contract::{Element, Layout, Storage, Tensor};
 
 use super::spare::Spare;
 use super::{Graph, Node, Plan, ValueId};
-use crate::machine::{Machine, Place, Places, TensorOf};
+use crate::machine::{Machine, Place, Places, TensorOf, Width};
 use crate::operation::Second;
 use crate::{Error, Result};
 
 pub use finite::{NotFinite, Quantity};
 
 /// A tensor for each value that has one.
-type Plane<M> = Vec<Option<TensorOf<M>>>;
+type Plane<M> = Vec<Option<<M as Machine>::Tensor>>;
 
 /// What is computed again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub struct Model<M: Machine> {
     /// made is there for a while.
     made: Vec<bool>,
     layouts: Vec<Layout>,
+    /// Which of them are wide: parameters, data, what the user reads, and what operations said.
+    wide: Vec<bool>,
     spare: Spare<M>,
     /// Whether what is there for a while stays, for who looks for a number in it.
     stays: bool,
@@ -60,7 +63,7 @@ impl<M: Machine> fmt::Debug for Model<M> {
     }
 }
 
-/// A tensor for each value for which `which` says so, beside those that there are.
+/// A wide tensor for each value for which `which` says so, beside those that there are.
 fn fill_plane<M: Machine>(
     graph: &Graph<M>,
     machine: &M,
@@ -69,26 +72,37 @@ fn fill_plane<M: Machine>(
 ) -> Result<()> {
     for (n, place) in plane.iter_mut().enumerate() {
         if place.is_none() && which(n) {
-            *place = Some(machine.storage().allocate(graph.layout(ValueId(n))?)?);
+            *place = Some(machine.allocate(graph.layout(ValueId(n))?, Width::Wide)?);
         }
     }
     Ok(())
 }
 
 /// The tensor of a value that has one.
-fn at<M: Machine>(plane: &Plane<M>, value: ValueId) -> &TensorOf<M> {
+fn at<M: Machine>(plane: &Plane<M>, value: ValueId) -> &M::Tensor {
     let Some(tensor) = &plane[value.0] else { unreachable!("the plan has made it") };
     tensor
 }
 
-/// The tensors of several values that have one.
+/// The tensor of a parameter, of data, or of what is kept.
+fn wide<M: Machine>(tensor: &M::Tensor) -> &TensorOf<M> {
+    let Some(tensor) = M::wide(tensor) else { unreachable!("nothing of it is between operations") };
+    tensor
+}
+
+fn wide_mut<M: Machine>(tensor: &mut M::Tensor) -> &mut TensorOf<M> {
+    let Some(tensor) = M::wide_mut(tensor) else { unreachable!("nothing of it is between operations") };
+    tensor
+}
+
+/// The tensors of several parameters that have one.
 fn pick_mut<'a, M: Machine>(plane: &'a mut Plane<M>, values: &[ValueId]) -> Vec<&'a mut TensorOf<M>> {
     let mut all: Vec<_> = plane.iter_mut().map(Option::as_mut).collect();
     let pick = |value: &ValueId| {
         let Some(tensor) = all[value.0].take() else {
             unreachable!("the plan has made it, and it is asked for once")
         };
-        tensor
+        wide_mut::<M>(tensor)
     };
     values.iter().map(pick).collect()
 }
@@ -98,13 +112,33 @@ struct Room<'a, M: Machine> {
     machine: &'a M,
     spare: &'a Spare<M>,
     layouts: &'a [Layout],
+    /// Which values are wide, whatever the machine makes of others.
+    wide: &'a [bool],
     made: &'a [bool],
     stays: bool,
 }
 
 impl<M: Machine> Room<'_, M> {
-    fn take(&self, value: ValueId) -> Result<TensorOf<M>> {
-        self.spare.take(self.machine, self.layouts[value.0])
+    /// How wide the tensors of a value are.
+    fn width(&self, value: ValueId) -> Width {
+        if self.wide[value.0] { Width::Wide } else { self.machine.between() }
+    }
+
+    fn take(&self, value: ValueId) -> Result<M::Tensor> {
+        self.spare.take(self.machine, (self.layouts[value.0], self.width(value)))
+    }
+
+    /// The tensor that is there, or another. A call that ended with an error may have left one, and another machine one that
+    /// is not as wide.
+    fn take_over(&self, there: Option<M::Tensor>, value: ValueId) -> Result<M::Tensor> {
+        match there {
+            Some(there) if M::form(&there).1 == self.width(value) => Ok(there),
+            Some(there) => {
+                self.spare.give(there);
+                self.take(value)
+            }
+            None => self.take(value),
+        }
     }
 
     /// Gives back the tensor of a value that is not needed any more, if it is one for a while.
@@ -131,10 +165,9 @@ impl<M: Machine> Taken<M> {
     ) -> Result<Self> {
         let mut taken = Self { tensors: Vec::with_capacity(inputs.len()), written: Vec::new() };
         for value in inputs {
-            let there = if which[value.0] { plane[value.0].take() } else { None };
-            let missing = which[value.0] && there.is_none();
-            match missing.then(|| room.take(*value)).transpose() {
-                Ok(spare) => taken.tensors.push(there.or(spare)),
+            let tensor = which[value.0].then(|| room.take_over(plane[value.0].take(), *value)).transpose();
+            match tensor {
+                Ok(tensor) => taken.tensors.push(tensor),
                 Err(error) => {
                     // Nothing that a recording may name is released.
                     taken.put_back(plane, inputs, &mut vec![false; plane.len()]);
@@ -147,7 +180,7 @@ impl<M: Machine> Taken<M> {
     }
 
     /// Lends them as places, and notes what was written.
-    fn lend<R>(&mut self, rule: impl FnOnce(&mut Places<'_, TensorOf<M>>) -> R) -> R {
+    fn lend<R>(&mut self, rule: impl FnOnce(&mut Places<'_, M::Tensor>) -> R) -> R {
         let each = self.tensors.iter_mut().zip(&self.written);
         let mut places: Vec<_> =
             each.map(|(tensor, add)| tensor.as_mut().map(|to| Place { to, add: *add })).collect();
@@ -178,7 +211,7 @@ fn seed<M: Machine>(
         cotangent[loss.0] = Some(room.take(loss)?);
     }
     if let Some(of_loss) = &mut cotangent[loss.0] {
-        room.machine.fill(of_loss, 1.0)?;
+        room.machine.fill(wide_mut::<M>(of_loss), 1.0)?;
         written[loss.0] = true;
     }
     Ok(())
@@ -193,7 +226,7 @@ fn clear_rest<M: Machine>(
 ) -> Result<()> {
     for ((tensor, wanted), written) in plane.iter_mut().zip(wanted).zip(written) {
         if let Some(tensor) = tensor.as_mut().filter(|_| *wanted && !*written) {
-            machine.fill(tensor, 0.0)?;
+            machine.clear(tensor)?;
         }
     }
     Ok(())
@@ -214,12 +247,15 @@ impl<M: Machine> Model<M> {
         let mut made = vec![false; graph.values.len()];
         graph.nodes.iter().for_each(|node| made[node.output.0] = true);
         let layouts = (0..graph.values.len()).map(|n| graph.layout(ValueId(n))).collect::<Result<_>>()?;
-        fill_plane(&graph, machine, &mut primal, |n| !made[n] || graph.values[n].kept)?;
+        let lasting = |n: usize| !made[n] || graph.values[n].kept;
+        let wide = (0..graph.values.len()).map(|n| lasting(n) || graph.values[n].wide).collect();
+        fill_plane(&graph, machine, &mut primal, lasting)?;
         let (spare, replays) = (Spare::default(), Vec::new());
         Ok(Self {
             graph,
             made,
             layouts,
+            wide,
             spare,
             stays: false,
             replays,
@@ -255,18 +291,19 @@ impl<M: Machine> Model<M> {
     /// The tensor of a parameter or of data, to be written. It stays where it is: recordings name it.
     pub(crate) fn tensor_mut(&mut self, value: ValueId) -> &mut TensorOf<M> {
         let Some(tensor) = &mut self.primal[value.0] else { unreachable!("every value has one") };
-        tensor
+        wide_mut::<M>(tensor)
     }
 
     /// The tensor of a parameter, of data, or of a value that is kept, as it was computed last. None of others: what an
     /// operation makes is there as long as it is needed (see [`Graph::keep`]).
     pub fn tensor(&self, value: ValueId) -> Option<&TensorOf<M>> {
-        self.primal[value.0].as_ref().filter(|_| !self.made[value.0] || self.graph.values[value.0].kept)
+        let there = self.primal[value.0].as_ref();
+        there.filter(|_| !self.made[value.0] || self.graph.values[value.0].kept).map(wide::<M>)
     }
 
     /// The tensor of a parameter.
     pub(crate) fn parameter(&self, value: ValueId) -> &TensorOf<M> {
-        at::<M>(&self.primal, value)
+        wide::<M>(at::<M>(&self.primal, value))
     }
 
     /// Writes numbers of the host, row by row.
@@ -287,7 +324,7 @@ impl<M: Machine> Model<M> {
 
     /// The gradient that was computed last; none of what no plan asked for.
     pub fn gradient_of(&self, value: ValueId) -> Option<&TensorOf<M>> {
-        self.cotangent[value.0].as_ref()
+        self.cotangent[value.0].as_ref().and_then(M::wide)
     }
 
     /// Tensors of parameters, to be written.
@@ -305,7 +342,7 @@ impl<M: Machine> Model<M> {
 
     /// The tangent of the gradient that was computed last; none of what no plan asked for.
     pub fn gradient_tangent_of(&self, value: ValueId) -> Option<&TensorOf<M>> {
-        self.cotangent_tangent[value.0].as_ref()
+        self.cotangent_tangent[value.0].as_ref().and_then(M::wide)
     }
 
     /// Computes every value that the loss is made of. The loss is read by [`Model::loss`], which waits for it.
@@ -317,8 +354,8 @@ impl<M: Machine> Model<M> {
 
     /// Gives back what was made and nobody keeps.
     fn leave_values(&mut self, machine: &M) {
-        let Self { graph, made, layouts, spare, stays, primal, .. } = self;
-        let room = Room { machine, spare, layouts, made, stays: *stays };
+        let Self { graph, made, layouts, wide, spare, stays, primal, .. } = self;
+        let room = Room { machine, spare, layouts, wide, made, stays: *stays };
         for node in graph.nodes.iter().filter(|node| !graph.values[node.output.0].kept) {
             room.give(primal, node.output);
         }
@@ -326,12 +363,12 @@ impl<M: Machine> Model<M> {
 
     /// The same, or what derivatives need of it: all but the loss.
     fn evaluate_some(&mut self, machine: &M, loss_too: bool) -> Result<()> {
-        let Self { graph, made, layouts, spare, stays, primal, loss, .. } = self;
-        let room = Room { machine, spare, layouts, made, stays: *stays };
+        let Self { graph, made, layouts, wide, spare, stays, primal, loss, .. } = self;
+        let room = Room { machine, spare, layouts, wide, made, stays: *stays };
         let wanted = |node: &&mut Node<M>| loss_too || node.output != *loss || node.operation.reads_value();
         for node in graph.nodes.iter_mut().filter(wanted) {
             let there = primal[node.output.0].take();
-            let mut y = there.map_or_else(|| room.take(node.output), Ok)?;
+            let mut y = room.take_over(there, node.output)?;
             let x: Vec<_> = node.inputs.iter().map(|value| at::<M>(primal, *value)).collect();
             let done = node.operation.value(machine, &x, &mut y);
             primal[node.output.0] = Some(y);
@@ -342,7 +379,7 @@ impl<M: Machine> Model<M> {
 
     /// The loss that was computed last.
     pub fn loss(&self, machine: &M) -> Result<f64> {
-        let loss = machine.storage().download(M::Storage::view(at::<M>(&self.primal, self.loss)))?;
+        let loss = machine.storage().download(M::Storage::view(self.parameter(self.loss)))?;
         Ok(loss.data()[0].to_f64())
     }
 
@@ -381,7 +418,19 @@ impl<M: Machine> Model<M> {
         }
     }
 
+    /// Prepares the parameters and data that are factors of products, and those of their directions that work reads.
+    fn hold(&self, machine: &M, plan: &Plan, work: Work) -> Result<M::Held> {
+        let factors = self.graph.nodes.iter().flat_map(|node| &node.inputs[..node.operation.factors()]);
+        let leaves: BTreeSet<ValueId> = factors.filter(|value| !self.made[value.0]).copied().collect();
+        let moving = |value: &&ValueId| work == Work::GradientTangent && plan.moves[value.0];
+        let directions = leaves.iter().filter(moving).filter_map(|value| self.tangent[value.0].as_ref());
+        let all: Vec<_> =
+            leaves.iter().map(|value| at::<M>(&self.primal, *value)).chain(directions).collect();
+        machine.hold(&all)
+    }
+
     fn do_work(&mut self, machine: &M, plan: &Plan, work: Work) -> Result<()> {
+        let _held = self.hold(machine, plan, work)?;
         match work {
             Work::LossAndGradient | Work::Gradient => {
                 self.evaluate_some(machine, work == Work::LossAndGradient)?;
@@ -395,8 +444,8 @@ impl<M: Machine> Model<M> {
 
     fn pull(&mut self, machine: &M, plan: &Plan) -> Result<()> {
         let mut written = vec![false; self.graph.values.len()];
-        let Self { graph, made, layouts, spare, stays, primal, cotangent, loss, .. } = self;
-        let room = Room { machine, spare, layouts, made, stays: *stays };
+        let Self { graph, made, layouts, wide, spare, stays, primal, cotangent, loss, .. } = self;
+        let room = Room { machine, spare, layouts, wide, made, stays: *stays };
         fill_plane(graph, machine, cotangent, |n| plan.wanted[n] && !made[n])?;
         seed(&room, cotangent, *loss, &mut written)?;
         for node in graph.nodes.iter_mut().rev().filter(|node| plan.wanted[node.output.0]) {
@@ -468,6 +517,7 @@ impl<M: Machine> Model<M> {
             graph,
             made,
             layouts,
+            wide,
             spare,
             stays,
             primal,
@@ -477,7 +527,7 @@ impl<M: Machine> Model<M> {
             loss,
             ..
         } = self;
-        let room = Room { machine, spare, layouts, made, stays: *stays };
+        let room = Room { machine, spare, layouts, wide, made, stays: *stays };
         fill_plane(graph, machine, cotangent_tangent, |n| plan.wanted[n] && !made[n])?;
         fill_plane(graph, machine, cotangent, |n| firsts[n] && !made[n])?;
         if plan.first[loss.0] {
@@ -513,13 +563,13 @@ impl<M: Machine> Model<M> {
     }
 
     fn push(&mut self, machine: &M, plan: &Plan) -> Result<()> {
-        let Self { graph, made, layouts, spare, stays, primal, tangent, loss, .. } = self;
-        let room = Room { machine, spare, layouts, made, stays: *stays };
+        let Self { graph, made, layouts, wide, spare, stays, primal, tangent, loss, .. } = self;
+        let room = Room { machine, spare, layouts, wide, made, stays: *stays };
         fill_plane(graph, machine, tangent, |n| plan.moves[n] && !made[n])?;
         let read = |node: &&mut Node<M>| node.output != *loss || node.operation.reads_value();
         for node in graph.nodes.iter_mut().filter(|node| plan.moves[node.output.0]).filter(read) {
             let there = tangent[node.output.0].take();
-            let mut made = there.map_or_else(|| room.take(node.output), Ok)?;
+            let mut made = room.take_over(there, node.output)?;
             let moving = |value: &ValueId| if plan.moves[value.0] { tangent[value.0].as_ref() } else { None };
             let x: Vec<_> = node.inputs.iter().map(|value| at::<M>(primal, *value)).collect();
             let x_tangent: Vec<_> = node.inputs.iter().map(moving).collect();

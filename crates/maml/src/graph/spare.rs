@@ -2,16 +2,16 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use theria_contract::{Layout, Storage};
+use theria_contract::Layout;
 
 use crate::Result;
-use crate::machine::{Machine, TensorOf};
+use crate::machine::{Machine, Width};
 
-/// Tensors that nobody needs now, by their layout. Copies are the same: models that are never at work at once share them.
+/// Tensors that nobody needs now, by their layout and their width. Copies are the same: models that are never at work at once share them.
 /// None is released before the last copy is, because recordings name them.
 pub(super) struct Spare<M: Machine>(Arc<Mutex<Shelves<M>>>);
 
-type Shelves<M> = Vec<(Layout, Vec<TensorOf<M>>)>;
+type Shelves<M> = Vec<((Layout, Width), Vec<<M as Machine>::Tensor>)>;
 
 impl<M: Machine> Clone for Spare<M> {
     fn clone(&self) -> Self {
@@ -26,22 +26,22 @@ impl<M: Machine> Default for Spare<M> {
 }
 
 impl<M: Machine> Spare<M> {
-    /// One of this layout, with anything in it. It is made where there is none.
-    pub(super) fn take(&self, machine: &M, layout: Layout) -> Result<TensorOf<M>> {
+    /// One of this layout and width, with anything in it. It is made where there is none.
+    pub(super) fn take(&self, machine: &M, form: (Layout, Width)) -> Result<M::Tensor> {
         let found = {
             let mut shelves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            shelves.iter_mut().find(|(of, _)| *of == layout).and_then(|(_, tensors)| tensors.pop())
+            shelves.iter_mut().find(|(of, _)| *of == form).and_then(|(_, tensors)| tensors.pop())
         };
-        found.map_or_else(|| Ok(machine.storage().allocate(layout)?), Ok)
+        found.map_or_else(|| machine.allocate(form.0, form.1), Ok)
     }
 
     /// Gives one back.
-    pub(super) fn give(&self, tensor: TensorOf<M>) {
-        let layout = M::Storage::layout(&M::Storage::view(&tensor));
+    pub(super) fn give(&self, tensor: M::Tensor) {
+        let form = M::form(&tensor);
         let mut shelves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match shelves.iter_mut().find(|(of, _)| *of == layout) {
+        match shelves.iter_mut().find(|(of, _)| *of == form) {
             Some((_, tensors)) => tensors.push(tensor),
-            None => shelves.push((layout, vec![tensor])),
+            None => shelves.push((form, vec![tensor])),
         }
     }
 }

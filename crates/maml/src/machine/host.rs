@@ -4,10 +4,10 @@ use std::convert::Infallible;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
-use theria_contract::{Attention, Tensor, TensorView, TensorViewMut};
+use theria_contract::{Attention, Layout, Storage as _, Tensor, TensorView, TensorViewMut};
 use theria_reference::Real;
 
-use super::{Change, Machine, Picks, Place, Places, Product, Rows, Rowwise, Sweep, Update, expect};
+use super::{Change, Machine, Picks, Place, Places, Product, Rows, Rowwise, Sweep, Update, Width, expect};
 use crate::Result;
 use crate::number::{Dual, Number, index};
 
@@ -97,12 +97,42 @@ where
     type Storage = theria_contract::Host;
     type Attended = R;
     type Attention = A;
+    type Tensor = Tensor<R>;
     type Factors<'a> = Vec<&'a Tensor<R>>;
+    type Held = ();
     type Recording = Infallible;
     const RECORDS: bool = false;
 
     fn attention(&self) -> &A {
         &self.attention
+    }
+
+    fn allocate(&self, layout: Layout, _width: Width) -> Result<Tensor<R>> {
+        Ok(self.storage().allocate(layout)?)
+    }
+
+    fn form(tensor: &Tensor<R>) -> (Layout, Width) {
+        (tensor.view().layout(), Width::Wide)
+    }
+
+    fn wide(tensor: &Tensor<R>) -> Option<&Tensor<R>> {
+        Some(tensor)
+    }
+
+    fn wide_mut(tensor: &mut Tensor<R>) -> Option<&mut Tensor<R>> {
+        Some(tensor)
+    }
+
+    fn clear(&self, tensor: &mut Tensor<R>) -> Result<()> {
+        self.fill(tensor, 0.0)
+    }
+
+    fn count_non_finite(&self, tensor: &Tensor<R>) -> Result<usize> {
+        Ok(self.storage().count_non_finite(tensor.view(), None, false)?)
+    }
+
+    fn hold(&self, _all: &[&Tensor<R>]) -> Result<()> {
+        Ok(())
     }
 
     fn factors<'a>(&self, all: &[&'a Tensor<R>]) -> Result<Vec<&'a Tensor<R>>> {

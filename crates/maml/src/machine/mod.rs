@@ -12,7 +12,7 @@ mod host;
 
 use std::fmt;
 
-use theria_contract::{Attention, Element, Storage};
+use theria_contract::{Attention, Element, Layout, Storage};
 use theria_gpu_fwd::Source;
 
 use crate::number::Number;
@@ -20,11 +20,12 @@ use crate::{Error, Result};
 
 #[doc(hidden)]
 pub use gpu::WRONG;
-pub use gpu::{Attended, Factors, Gpu, Precision, kernels};
+pub use gpu::{Attended, Factors, Gpu, GpuTensor, HeldFactors, Precision, kernels};
 pub use host::Host;
 pub use theria_gpu_fwd::Multiplied as Product;
 
-/// A tensor of a machine.
+/// A tensor of a machine that is as wide as what it computes in: parameters, their gradients, what optimisers remember,
+/// and data.
 pub type TensorOf<M> = <<M as Machine>::Storage as Storage>::Tensor<<M as Machine>::Element>;
 
 /// A tensor as attention computes with it.
@@ -52,6 +53,10 @@ pub(crate) use kernel_source;
 pub(crate) const HEADERS: &[(&str, &str)] = &[
     theria_gpu_fwd::HEADERS[0],
     ("number.cuh", include_str!("../../kernels/number.cuh")),
+    ("width.cuh", include_str!("../../kernels/width.cuh")),
+    ("vector.cuh", include_str!("../../kernels/vector.cuh")),
+    ("shares.cuh", include_str!("../../kernels/shares.cuh")),
+    ("normal.cuh", include_str!("../../kernels/normal.cuh")),
     ("rows.cuh", include_str!("../../kernels/rows.cuh")),
     ("elements.cuh", include_str!("../../kernels/elements.cuh")),
     ("adam.cuh", include_str!("../../kernels/adam.cuh")),
@@ -79,8 +84,29 @@ impl Follow {
     }
 }
 
+/// How wide the numbers of a tensor are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Width {
+    /// As what is computed in.
+    Wide,
+    /// What products and attention round to anyway.
+    Narrow,
+}
+
 /// Places for cotangents of operands, of those that are wanted.
 pub type Places<'a, T> = [Option<Place<'a, T>>];
+
+/// What the columns of a function of rows have to do with each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Columns {
+    /// Nothing: element n of the result is made of element n of every operand.
+    Apart,
+    /// They are summed over, and all of them are alike: none is named but as the n-th of all operands and of the result,
+    /// which are as wide.
+    Alike,
+    /// Some are named: the one of a class, or the one of a loss.
+    Named,
+}
 
 /// A function of rows: of one row of each operand, to one row of the result.
 pub trait Rowwise: Copy + fmt::Debug + Send + Sync + 'static {
@@ -91,8 +117,8 @@ pub trait Rowwise: Copy + fmt::Debug + Send + Sync + 'static {
     /// one of every operand, or the result is one number that all elements of a row add to.
     const ELEMENTWISE: bool = false;
 
-    /// Whether element n of the result is made of element n of every operand, and of nothing else.
-    const COLUMNWISE: bool = false;
+    /// How columns are named.
+    const COLUMNS: Columns = Columns::Named;
 
     /// The same two functions in CUDA C++: a struct for `rows.cuh`.
     const CUDA: Source;
@@ -241,8 +267,12 @@ pub trait Machine: Sized + Sync {
     type Attended: Element<Acc = Self::Element>;
     /// Attention on this memory.
     type Attention: Attention<Self::Attended, Storage = Self::Storage>;
+    /// A tensor of a model: one that is wide, or what an operation makes.
+    type Tensor: Send + Sync;
     /// Tensors as products take them.
     type Factors<'a>;
+    /// Tensors that are prepared to be factors as long as it is there.
+    type Held;
     /// Work that was recorded once, to be replayed.
     type Recording: Send;
     /// Whether work is recorded: what is computed again and again is replayed then.
@@ -256,8 +286,35 @@ pub trait Machine: Sized + Sync {
         self.attention().storage()
     }
 
+    /// How wide values, tangents and cotangents are that operations make and operations read. What rows share is wide
+    /// all the same, and so is what names rows or classes.
+    fn between(&self) -> Width {
+        Width::Wide
+    }
+
+    /// A tensor of a model.
+    fn allocate(&self, layout: Layout, width: Width) -> Result<Self::Tensor>;
+
+    /// What it was allocated as.
+    fn form(tensor: &Self::Tensor) -> (Layout, Width);
+
+    /// It, if it is wide.
+    fn wide(tensor: &Self::Tensor) -> Option<&TensorOf<Self>>;
+
+    /// It, to be written, if it is wide.
+    fn wide_mut(tensor: &mut Self::Tensor) -> Option<&mut TensorOf<Self>>;
+
+    /// Sets all its numbers to zero.
+    fn clear(&self, tensor: &mut Self::Tensor) -> Result<()>;
+
+    /// How many of its numbers are NaN or infinite.
+    fn count_non_finite(&self, tensor: &Self::Tensor) -> Result<usize>;
+
+    /// Prepares tensors that are factors of products again and again, and that nobody changes while this is there.
+    fn hold(&self, all: &[&Self::Tensor]) -> Result<Self::Held>;
+
     /// Tensors as products take them: themselves, or rounded once for several products.
-    fn factors<'a>(&self, all: &[&'a TensorOf<Self>]) -> Result<Self::Factors<'a>>;
+    fn factors<'a>(&self, all: &[&'a Self::Tensor]) -> Result<Self::Factors<'a>>;
 
     /// The product of two of them.
     fn product(
@@ -265,7 +322,7 @@ pub trait Machine: Sized + Sync {
         product: Product,
         factors: &Self::Factors<'_>,
         which: (usize, usize),
-        out: &mut Place<'_, TensorOf<Self>>,
+        out: &mut Place<'_, Self::Tensor>,
     ) -> Result<()>;
 
     /// A function of rows.
@@ -273,8 +330,8 @@ pub trait Machine: Sized + Sync {
         &self,
         kernel: K,
         sweep: &Sweep,
-        x: &[&TensorOf<Self>],
-        y: &mut TensorOf<Self>,
+        x: &[&Self::Tensor],
+        y: &mut Self::Tensor,
     ) -> Result<()>;
 
     /// Its push-forward: operands without a tangent do not move.
@@ -282,9 +339,9 @@ pub trait Machine: Sized + Sync {
         &self,
         kernel: K,
         sweep: &Sweep,
-        x: &[&TensorOf<Self>],
-        x_tangent: &[Option<&TensorOf<Self>>],
-        y_tangent: &mut TensorOf<Self>,
+        x: &[&Self::Tensor],
+        x_tangent: &[Option<&Self::Tensor>],
+        y_tangent: &mut Self::Tensor,
     ) -> Result<()>;
 
     /// Its pull-back of `g`, to the cotangents that are wanted.
@@ -292,9 +349,9 @@ pub trait Machine: Sized + Sync {
         &self,
         kernel: K,
         sweep: &Sweep,
-        x: &[&TensorOf<Self>],
-        g: &TensorOf<Self>,
-        into: &mut Places<'_, TensorOf<Self>>,
+        x: &[&Self::Tensor],
+        g: &Self::Tensor,
+        into: &mut Places<'_, Self::Tensor>,
     ) -> Result<()>;
 
     /// The tangent of its pull-back, to the tangents of cotangents that are wanted.
@@ -302,11 +359,11 @@ pub trait Machine: Sized + Sync {
         &self,
         kernel: K,
         sweep: &Sweep,
-        x: &[&TensorOf<Self>],
-        x_tangent: &[Option<&TensorOf<Self>>],
-        g: &TensorOf<Self>,
-        g_tangent: Option<&TensorOf<Self>>,
-        into: &mut Places<'_, TensorOf<Self>>,
+        x: &[&Self::Tensor],
+        x_tangent: &[Option<&Self::Tensor>],
+        g: &Self::Tensor,
+        g_tangent: Option<&Self::Tensor>,
+        into: &mut Places<'_, Self::Tensor>,
     ) -> Result<()>;
 
     /// Rows of a table, as many as there are indices, which are whole numbers from 0. A number that names no row picks one
@@ -314,9 +371,9 @@ pub trait Machine: Sized + Sync {
     fn gather(
         &self,
         picks: Picks,
-        table: &TensorOf<Self>,
-        indices: &TensorOf<Self>,
-        out: &mut TensorOf<Self>,
+        table: &Self::Tensor,
+        indices: &Self::Tensor,
+        out: &mut Self::Tensor,
     ) -> Result<()>;
 
     /// Adds rows to those of a table that the indices name. Each row of the table adds what falls to it one after the
@@ -325,9 +382,9 @@ pub trait Machine: Sized + Sync {
     fn scatter_add(
         &self,
         picks: Picks,
-        rows: &TensorOf<Self>,
-        indices: &TensorOf<Self>,
-        table: &mut Place<'_, TensorOf<Self>>,
+        rows: &Self::Tensor,
+        indices: &Self::Tensor,
+        table: &mut Place<'_, Self::Tensor>,
     ) -> Result<()>;
 
     /// Makes changes of one kind, each of lists of tensors of one size, element by element.
@@ -371,7 +428,7 @@ pub trait Machine: Sized + Sync {
     /// A tensor as attention reads it: itself, or a copy that is made in `room`, unless it is there `already`.
     fn attended<'a>(
         &self,
-        x: &'a TensorOf<Self>,
+        x: &'a Self::Tensor,
         room: &'a mut Option<AttendedOf<Self>>,
         already: bool,
     ) -> Result<AttendedView<'a, Self>>;
@@ -379,12 +436,12 @@ pub trait Machine: Sized + Sync {
     /// Where attention writes a tensor: there, or in `room`, from where [`Machine::take_attended`] takes it.
     fn attended_mut<'a>(
         &self,
-        x: &'a mut TensorOf<Self>,
+        x: &'a mut Self::Tensor,
         room: &'a mut Option<AttendedOf<Self>>,
     ) -> Result<AttendedViewMut<'a, Self>>;
 
     /// What attention wrote.
-    fn take_attended(&self, room: Option<&AttendedOf<Self>>, x: &mut TensorOf<Self>) -> Result<()>;
+    fn take_attended(&self, room: Option<&AttendedOf<Self>>, x: &mut Self::Tensor) -> Result<()>;
 
     /// Records work instead of doing it. None where nothing is recorded, or where the work has to make memory first: it is
     /// not done then.

@@ -41,9 +41,10 @@ impl Default for Heads {
 type Scratch<M> = <<M as Machine>::Storage as Storage>::Workspace;
 
 /// A place for each operand, made when it is wanted first.
-type Spare<M> = [Option<TensorOf<M>>; 3];
+type Spare<M> = [Option<<M as Machine>::Tensor>; 3];
 
-/// Tensors as attention computes with them, where it computes in another type; made when they are wanted first.
+/// Tensors as attention computes with them, where it computes in another type than they are in; made when they are wanted
+/// first.
 type Copies<M, const N: usize> = [Option<AttendedOf<M>>; N];
 
 /// What a call needs beside its operands. It is made when it is wanted first and stays as it is from then on: recorded
@@ -90,8 +91,8 @@ type Made<'a, M> =
 /// Operands and the result, as the value was made of them.
 fn call<'a, M: Machine>(
     machine: &M,
-    x: &[&'a TensorOf<M>],
-    y: &'a TensorOf<M>,
+    x: &[&'a M::Tensor],
+    y: &'a M::Tensor,
     copies: &'a mut Copies<M, 4>,
     (lse, rest): (&'a TensorOf<M>, &'a Option<AttendedOf<M>>),
 ) -> Result<(Inputs<'a, M::Storage, M::Attended>, Made<'a, M>)> {
@@ -112,7 +113,7 @@ fn call<'a, M: Machine>(
 /// Directions of the operands that move.
 fn directions<'a, M: Machine>(
     machine: &M,
-    x_tangent: &[Option<&'a TensorOf<M>>],
+    x_tangent: &[Option<&'a M::Tensor>],
     copies: &'a mut [Option<AttendedOf<M>>],
     already: bool,
 ) -> Result<Tangent<Directions<AttendedView<'a, M>>>> {
@@ -144,7 +145,7 @@ impl<M: Machine> Outputs<'_, '_, M> {
                 &mut *place.to
             } else {
                 if spare.is_none() {
-                    *spare = Some(machine.storage().allocate(Layout::heads_inside(shape)?)?);
+                    *spare = Some(machine.allocate(Layout::heads_inside(shape)?, machine.between())?);
                 }
                 let Some(spare) = spare else { unreachable!("it was made") };
                 spare
@@ -219,7 +220,7 @@ impl<M: Machine> Operation<M> for Attention<M> {
         true
     }
 
-    fn value(&mut self, machine: &M, x: &[&TensorOf<M>], y: &mut TensorOf<M>) -> Result<()> {
+    fn value(&mut self, machine: &M, x: &[&M::Tensor], y: &mut M::Tensor) -> Result<()> {
         let (problem, room) = self.ready(machine, Rule::Forward)?;
         let [q, k, v, output] = &mut room.x;
         let inputs = Inputs::new(
@@ -239,10 +240,10 @@ impl<M: Machine> Operation<M> for Attention<M> {
     fn push(
         &mut self,
         machine: &M,
-        x: &[&TensorOf<M>],
-        x_tangent: &[Option<&TensorOf<M>>],
-        y: &TensorOf<M>,
-        y_tangent: &mut TensorOf<M>,
+        x: &[&M::Tensor],
+        x_tangent: &[Option<&M::Tensor>],
+        y: &M::Tensor,
+        y_tangent: &mut M::Tensor,
     ) -> Result<()> {
         let (problem, room) = self.ready(machine, Rule::Jvp)?;
         let [rest, rest_tangent] = &mut room.rests;
@@ -268,9 +269,9 @@ impl<M: Machine> Operation<M> for Attention<M> {
     fn pull(
         &mut self,
         machine: &M,
-        x: &[&TensorOf<M>],
-        y: &TensorOf<M>,
-        g: &TensorOf<M>,
+        x: &[&M::Tensor],
+        y: &M::Tensor,
+        g: &M::Tensor,
         into: &mut Into<'_, M>,
     ) -> Result<()> {
         let (problem, room) = self.ready(machine, Rule::Backward)?;

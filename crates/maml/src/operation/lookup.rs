@@ -8,7 +8,7 @@
 
 use super::{Into, Operation, Second};
 use crate::graph::{Graph, ValueId};
-use crate::machine::{Machine, Picks, TensorOf};
+use crate::machine::{Machine, Picks};
 use crate::{Error, Result};
 
 #[derive(Debug)]
@@ -25,31 +25,31 @@ impl<M: Machine> Operation<M> for Lookup {
         true
     }
 
-    fn value(&mut self, machine: &M, x: &[&TensorOf<M>], y: &mut TensorOf<M>) -> Result<()> {
+    fn value(&mut self, machine: &M, x: &[&M::Tensor], y: &mut M::Tensor) -> Result<()> {
         machine.gather(self.picks, x[0], x[1], y)
     }
 
     fn push(
         &mut self,
         machine: &M,
-        x: &[&TensorOf<M>],
-        x_tangent: &[Option<&TensorOf<M>>],
-        _y: &TensorOf<M>,
-        y_tangent: &mut TensorOf<M>,
+        x: &[&M::Tensor],
+        x_tangent: &[Option<&M::Tensor>],
+        _y: &M::Tensor,
+        y_tangent: &mut M::Tensor,
     ) -> Result<()> {
         match x_tangent[0] {
             Some(table_tangent) => machine.gather(self.picks, table_tangent, x[1], y_tangent),
             // The numbers move alone, and nothing with them.
-            None => machine.fill(y_tangent, 0.0),
+            None => machine.clear(y_tangent),
         }
     }
 
     fn pull(
         &mut self,
         machine: &M,
-        x: &[&TensorOf<M>],
-        _y: &TensorOf<M>,
-        g: &TensorOf<M>,
+        x: &[&M::Tensor],
+        _y: &M::Tensor,
+        g: &M::Tensor,
         into: &mut Into<'_, M>,
     ) -> Result<()> {
         if let Some(table) = &mut into[0] {
@@ -58,7 +58,7 @@ impl<M: Machine> Operation<M> for Lookup {
         match &mut into[1] {
             Some(numbers) if !numbers.add => {
                 numbers.add = true;
-                machine.fill(numbers.to, 0.0)
+                machine.clear(numbers.to)
             }
             _ => Ok(()),
         }
@@ -88,6 +88,8 @@ impl<M: Machine> Graph<M> {
             return Err(Error::Shapes { operation: "lookup", left: (rows, columns), right, needed });
         }
         let picks = Picks { rows, columns, count: right.0 };
+        // Rows of the table are added to as often as they were picked, and a number has to be that very number.
+        self.widen(&[table, numbers]);
         Ok(self.add(Box::new(Lookup { picks }), vec![table, numbers], (right.0, columns)))
     }
 }

@@ -4,7 +4,7 @@ use theria_gpu_fwd::Source;
 
 use super::source_of;
 use crate::graph::{Graph, ValueId};
-use crate::machine::{Follow, Machine, Rowwise, kernel_source};
+use crate::machine::{Columns, Follow, Machine, Rowwise, kernel_source};
 use crate::number::{Number, index, sum};
 use crate::{Error, Result};
 
@@ -88,7 +88,7 @@ impl Rowwise for CrossEntropy {
 }
 
 /// The texts of these functions.
-pub(super) const SOURCES: &[(Source, bool)] = &[source_of::<SquaredError>(), source_of::<CrossEntropy>()];
+pub(super) const SOURCES: &[(Source, Columns)] = &[source_of::<SquaredError>(), source_of::<CrossEntropy>()];
 
 impl<M: Machine> Graph<M> {
     /// `weight · Σ (y - target)²` over all elements.
@@ -108,6 +108,8 @@ impl<M: Machine> Graph<M> {
             let needed = "one class for each row";
             return Err(Error::Shapes { operation: "cross-entropy", left, right, needed });
         }
+        // A class has to be that very number.
+        self.widen(&[classes]);
         let inputs = [(logits, Follow::OWN), (classes, Follow::OWN)];
         Ok(self.mapped(CrossEntropy { weight }, false, &inputs, (1, Follow::Shared(left.0.max(1)))))
     }

@@ -5,7 +5,7 @@ use theria_gpu_fwd::Source;
 use super::{Into, Operation, Second, source_of};
 use crate::Result;
 use crate::graph::{Graph, ValueId};
-use crate::machine::{Follow, Machine, Rows, Rowwise, Sweep, TensorOf, kernel_source};
+use crate::machine::{Columns, Follow, Machine, Rows, Rowwise, Sweep, kernel_source};
 use crate::number::Number;
 
 /// A function of rows, and whose rows.
@@ -26,17 +26,17 @@ impl<M: Machine, K: Rowwise> Operation<M> for Mapped<K> {
         self.linear
     }
 
-    fn value(&mut self, machine: &M, x: &[&TensorOf<M>], y: &mut TensorOf<M>) -> Result<()> {
+    fn value(&mut self, machine: &M, x: &[&M::Tensor], y: &mut M::Tensor) -> Result<()> {
         machine.value(self.kernel, &self.sweep, x, y)
     }
 
     fn push(
         &mut self,
         machine: &M,
-        x: &[&TensorOf<M>],
-        x_tangent: &[Option<&TensorOf<M>>],
-        _y: &TensorOf<M>,
-        y_tangent: &mut TensorOf<M>,
+        x: &[&M::Tensor],
+        x_tangent: &[Option<&M::Tensor>],
+        _y: &M::Tensor,
+        y_tangent: &mut M::Tensor,
     ) -> Result<()> {
         machine.push(self.kernel, &self.sweep, x, x_tangent, y_tangent)
     }
@@ -44,9 +44,9 @@ impl<M: Machine, K: Rowwise> Operation<M> for Mapped<K> {
     fn pull(
         &mut self,
         machine: &M,
-        x: &[&TensorOf<M>],
-        _y: &TensorOf<M>,
-        g: &TensorOf<M>,
+        x: &[&M::Tensor],
+        _y: &M::Tensor,
+        g: &M::Tensor,
         into: &mut Into<'_, M>,
     ) -> Result<()> {
         machine.pull(self.kernel, &self.sweep, x, g, into)
@@ -82,7 +82,7 @@ pub(super) struct Copied;
 impl Rowwise for Copied {
     const NAME: &'static str = "copy";
     const ELEMENTWISE: bool = true;
-    const COLUMNWISE: bool = true;
+    const COLUMNS: Columns = Columns::Apart;
     const CUDA: Source = kernel_source!("copied.cu");
 
     fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]) {
@@ -106,7 +106,7 @@ pub(crate) fn copy<M: Machine>(rows: usize, columns: usize) -> Box<dyn Operation
 }
 
 /// The texts of these functions.
-pub(super) const SOURCES: &[(Source, bool)] = &[source_of::<Copied>()];
+pub(super) const SOURCES: &[(Source, Columns)] = &[source_of::<Copied>()];
 
 impl<M: Machine> Graph<M> {
     /// A function of rows of values whose rows go along with those of the first one.
@@ -126,7 +126,15 @@ impl<M: Machine> Graph<M> {
         };
         let sweep = if K::ELEMENTWISE { sweep.joined() } else { sweep };
         let made = if rows == 0 { 0 } else { output.1.row(rows - 1) + 1 };
+        // What rows share is summed over them.
+        let shared: Vec<ValueId> =
+            inputs.iter().filter(|(_, follow)| *follow != Follow::OWN).map(|(value, _)| *value).collect();
+        self.widen(&shared);
         let values = inputs.iter().map(|(value, _)| *value).collect();
-        self.add(Box::new(Mapped { kernel, sweep, linear }), values, (made, output.0))
+        let made = self.add(Box::new(Mapped { kernel, sweep, linear }), values, (made, output.0));
+        if output.1 != Follow::OWN {
+            self.widen(&[made]);
+        }
+        made
     }
 }

@@ -15,38 +15,38 @@ mod units;
 use std::fmt;
 
 use crate::Result;
-use crate::machine::{Machine, Places, TensorOf};
+use crate::machine::{Machine, Places};
 
 use theria_gpu_fwd::Source;
 
-use crate::machine::Rowwise;
+use crate::machine::{Columns, Rowwise};
 
 pub use attention::Heads;
 pub(crate) use mapped::copy;
 
-/// The texts of all functions of rows, and whether their columns have nothing to do with each other.
-pub(crate) fn row_sources() -> Vec<(Source, bool)> {
+/// The texts of all functions of rows, and what their columns have to do with each other.
+pub(crate) fn row_sources() -> Vec<(Source, Columns)> {
     [mapped::SOURCES, sums::SOURCES, units::SOURCES, losses::SOURCES, normalise::SOURCES].concat()
 }
 
 /// What the tangent of a pull-back is made of.
 pub struct Second<'a, M: Machine> {
     /// Operands.
-    pub x: &'a [&'a TensorOf<M>],
+    pub x: &'a [&'a M::Tensor],
     /// Their tangents, of those that move.
-    pub x_tangent: &'a [Option<&'a TensorOf<M>>],
+    pub x_tangent: &'a [Option<&'a M::Tensor>],
     /// The result.
-    pub y: &'a TensorOf<M>,
+    pub y: &'a M::Tensor,
     /// Its tangent, if an operand moves.
-    pub y_tangent: Option<&'a TensorOf<M>>,
+    pub y_tangent: Option<&'a M::Tensor>,
     /// The cotangent of the result, if [`Operation::reads_cotangent`] or a pull-back is wanted.
-    pub g: Option<&'a TensorOf<M>>,
+    pub g: Option<&'a M::Tensor>,
     /// Its tangent; none is zero.
-    pub g_tangent: Option<&'a TensorOf<M>>,
+    pub g_tangent: Option<&'a M::Tensor>,
 }
 
 /// Places for cotangents of operands, of those that are wanted.
-pub type Into<'a, M> = Places<'a, TensorOf<M>>;
+pub type Into<'a, M> = Places<'a, <M as Machine>::Tensor>;
 
 /// A function of tensors and its rules.
 pub trait Operation<M: Machine>: fmt::Debug + Send {
@@ -56,6 +56,11 @@ pub trait Operation<M: Machine>: fmt::Debug + Send {
     /// Whether pull-backs write cotangents and do not add to them: its operands are used by nobody else then.
     fn writes(&self) -> bool {
         false
+    }
+
+    /// How many of its operands, the first ones, are factors of products.
+    fn factors(&self) -> usize {
+        0
     }
 
     /// Whether rules are made of the value, too, and of its tangent, and not of operands alone.
@@ -75,25 +80,25 @@ pub trait Operation<M: Machine>: fmt::Debug + Send {
     }
 
     /// The value.
-    fn value(&mut self, machine: &M, x: &[&TensorOf<M>], y: &mut TensorOf<M>) -> Result<()>;
+    fn value(&mut self, machine: &M, x: &[&M::Tensor], y: &mut M::Tensor) -> Result<()>;
 
     /// The push-forward.
     fn push(
         &mut self,
         machine: &M,
-        x: &[&TensorOf<M>],
-        x_tangent: &[Option<&TensorOf<M>>],
-        y: &TensorOf<M>,
-        y_tangent: &mut TensorOf<M>,
+        x: &[&M::Tensor],
+        x_tangent: &[Option<&M::Tensor>],
+        y: &M::Tensor,
+        y_tangent: &mut M::Tensor,
     ) -> Result<()>;
 
     /// The pull-back of `g`.
     fn pull(
         &mut self,
         machine: &M,
-        x: &[&TensorOf<M>],
-        y: &TensorOf<M>,
-        g: &TensorOf<M>,
+        x: &[&M::Tensor],
+        y: &M::Tensor,
+        g: &M::Tensor,
         into: &mut Into<'_, M>,
     ) -> Result<()>;
 
@@ -107,7 +112,7 @@ pub trait Operation<M: Machine>: fmt::Debug + Send {
     ) -> Result<()>;
 }
 
-/// The text of a function of rows, and whether its columns have nothing to do with each other.
-const fn source_of<K: Rowwise>() -> (Source, bool) {
-    (K::CUDA, K::COLUMNWISE)
+/// The text of a function of rows, and what its columns have to do with each other.
+const fn source_of<K: Rowwise>() -> (Source, Columns) {
+    (K::CUDA, K::COLUMNS)
 }

@@ -13,7 +13,7 @@ use super::mapped::Copied;
 use super::sums::Sum;
 use super::{Into, Operation, Second};
 use crate::graph::{Graph, ValueId};
-use crate::machine::{Follow, Machine, Place, Product, Rows, Sweep, TensorOf};
+use crate::machine::{Follow, Machine, Place, Product, Rows, Sweep};
 use crate::{Error, Result};
 
 /// What is added to a product.
@@ -60,8 +60,8 @@ impl Multiply {
     fn pull_added<M: Machine>(
         &self,
         machine: &M,
-        x: &[&TensorOf<M>],
-        g: &TensorOf<M>,
+        x: &[&M::Tensor],
+        g: &M::Tensor,
         into: &mut Into<'_, M>,
     ) -> Result<()> {
         let into = &mut into[2..];
@@ -96,11 +96,15 @@ impl<M: Machine> Operation<M> for Multiply {
         "product"
     }
 
+    fn factors(&self) -> usize {
+        2
+    }
+
     fn reads_cotangent(&self, moves: &[bool], wanted: &[bool]) -> bool {
         wanted[A] && moves[B] || wanted[B] && moves[A]
     }
 
-    fn value(&mut self, machine: &M, x: &[&TensorOf<M>], y: &mut TensorOf<M>) -> Result<()> {
+    fn value(&mut self, machine: &M, x: &[&M::Tensor], y: &mut M::Tensor) -> Result<()> {
         match &self.added {
             Added::Nothing => {}
             Added::Row(sweep) => machine.value(Copied, sweep, &x[2..], y)?,
@@ -114,10 +118,10 @@ impl<M: Machine> Operation<M> for Multiply {
     fn push(
         &mut self,
         machine: &M,
-        x: &[&TensorOf<M>],
-        x_tangent: &[Option<&TensorOf<M>>],
-        _y: &TensorOf<M>,
-        y_tangent: &mut TensorOf<M>,
+        x: &[&M::Tensor],
+        x_tangent: &[Option<&M::Tensor>],
+        _y: &M::Tensor,
+        y_tangent: &mut M::Tensor,
     ) -> Result<()> {
         let moves = x_tangent[2..].iter().any(Option::is_some);
         match &self.added {
@@ -144,9 +148,9 @@ impl<M: Machine> Operation<M> for Multiply {
     fn pull(
         &mut self,
         machine: &M,
-        x: &[&TensorOf<M>],
-        _y: &TensorOf<M>,
-        g: &TensorOf<M>,
+        x: &[&M::Tensor],
+        _y: &M::Tensor,
+        g: &M::Tensor,
         into: &mut Into<'_, M>,
     ) -> Result<()> {
         let factors = machine.factors(&[x[A], x[B], g])?;
@@ -226,6 +230,10 @@ impl<M: Machine> Graph<M> {
                 return refused((rows, columns), right, "a row that is as wide, and a matrix of that shape");
             }
         };
+        if !matches!(added, Added::Nothing) {
+            // The last one is a row that all rows share.
+            self.widen(&inputs[inputs.len() - 1..]);
+        }
         Ok(self.add(Box::new(Multiply { rows, inner, columns, added }), inputs, (rows, columns)))
     }
 }

@@ -9,7 +9,7 @@ use theria_gpu_fwd::Source;
 
 use super::source_of;
 use crate::graph::{Graph, ValueId};
-use crate::machine::{Follow, Machine, Rowwise, kernel_source};
+use crate::machine::{Columns, Follow, Machine, Rowwise, kernel_source};
 use crate::number::{Number, sum};
 use crate::{Error, Result};
 
@@ -31,6 +31,7 @@ impl Normalise {
 
 impl Rowwise for Normalise {
     const NAME: &'static str = "layer normalisation";
+    const COLUMNS: Columns = Columns::Alike;
     const CUDA: Source = kernel_source!("normalise.cu");
 
     fn constants(&self) -> [f64; 2] {
@@ -69,7 +70,7 @@ impl Rowwise for Normalise {
 }
 
 /// The texts of these functions.
-pub(super) const SOURCES: &[(Source, bool)] = &[source_of::<Normalise>()];
+pub(super) const SOURCES: &[(Source, Columns)] = &[source_of::<Normalise>()];
 
 impl<M: Machine> Graph<M> {
     /// Rows of mean 0 and variance 1, times a gain, plus a shift, which are a row each.

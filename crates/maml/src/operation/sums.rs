@@ -4,7 +4,7 @@ use theria_gpu_fwd::Source;
 
 use super::source_of;
 use crate::graph::{Graph, ValueId};
-use crate::machine::{Follow, Machine, Rowwise, kernel_source};
+use crate::machine::{Columns, Follow, Machine, Rowwise, kernel_source};
 use crate::number::Number;
 use crate::{Error, Result};
 
@@ -15,7 +15,7 @@ pub(super) struct Sum;
 impl Rowwise for Sum {
     const NAME: &'static str = "sum";
     const ELEMENTWISE: bool = true;
-    const COLUMNWISE: bool = true;
+    const COLUMNS: Columns = Columns::Apart;
     const CUDA: Source = kernel_source!("sum.cu");
 
     fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]) {
@@ -41,7 +41,7 @@ struct Weighted {
 
 impl Rowwise for Weighted {
     const NAME: &'static str = "mean";
-    const COLUMNWISE: bool = true;
+    const COLUMNS: Columns = Columns::Apart;
     const CUDA: Source = kernel_source!("weighted.cu");
 
     fn constants(&self) -> [f64; 2] {
@@ -62,7 +62,7 @@ impl Rowwise for Weighted {
 }
 
 /// The texts of these functions.
-pub(super) const SOURCES: &[(Source, bool)] = &[source_of::<Sum>(), source_of::<Weighted>()];
+pub(super) const SOURCES: &[(Source, Columns)] = &[source_of::<Sum>(), source_of::<Weighted>()];
 
 impl<M: Machine> Graph<M> {
     /// `a + b`, of two matrices of one shape; of a matrix and one row, which is added to every row; or of a matrix and
@@ -73,7 +73,11 @@ impl<M: Machine> Graph<M> {
             let needed = "as many columns, and rows that are a multiple of the second's";
             return Err(Error::Shapes { operation: "sum", left, right, needed });
         }
-        let follow = if right.0 == 1 { Follow::Shared(left.0) } else { Follow::Cyclic(right.0) };
+        let follow = match right.0 {
+            rows if rows == left.0 => Follow::OWN,
+            1 => Follow::Shared(left.0),
+            rows => Follow::Cyclic(rows),
+        };
         Ok(self.mapped(Sum, true, &[(a, Follow::OWN), (b, follow)], (left.1, Follow::OWN)))
     }
 

@@ -6,7 +6,7 @@ use theria_gpu_fwd::Source;
 
 use super::source_of;
 use crate::graph::{Graph, ValueId};
-use crate::machine::{Follow, Machine, Rowwise, kernel_source};
+use crate::machine::{Columns, Follow, Machine, Rowwise, kernel_source};
 use crate::number::Number;
 
 /// `x Φ(x)`, Φ being the normal distribution: what `PyTorch` calls GELU without a word of approximation.
@@ -16,7 +16,7 @@ struct Gelu;
 impl Rowwise for Gelu {
     const NAME: &'static str = "gelu";
     const ELEMENTWISE: bool = true;
-    const COLUMNWISE: bool = true;
+    const COLUMNS: Columns = Columns::Apart;
     const CUDA: Source = kernel_source!("gelu.cu");
 
     fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]) {
@@ -50,7 +50,7 @@ impl Relu {
 impl Rowwise for Relu {
     const NAME: &'static str = "relu";
     const ELEMENTWISE: bool = true;
-    const COLUMNWISE: bool = true;
+    const COLUMNS: Columns = Columns::Apart;
     const CUDA: Source = kernel_source!("relu.cu");
 
     fn value<N: Number>(&self, x: &[&[N]], y: &mut [N]) {
@@ -68,7 +68,7 @@ impl Rowwise for Relu {
 }
 
 /// The texts of these functions.
-pub(super) const SOURCES: &[(Source, bool)] = &[source_of::<Gelu>(), source_of::<Relu>()];
+pub(super) const SOURCES: &[(Source, Columns)] = &[source_of::<Gelu>(), source_of::<Relu>()];
 
 impl<M: Machine> Graph<M> {
     /// GELU of every element, by the error function.

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use theria_contract::Storage;
-
 use super::{Model, Plane};
 use crate::Result;
 use crate::graph::{Plan, ValueId};
@@ -119,7 +117,7 @@ impl<M: Machine> Model<M> {
         };
         for value in order.iter().copied().filter(|value| computed(*value)) {
             let Some(tensor) = &plane[value.0] else { continue };
-            let count = machine.storage().count_non_finite(M::Storage::view(tensor), None, false)?;
+            let count = machine.count_non_finite(tensor)?;
             if count > 0 {
                 let (rows, columns) = self.shape(value);
                 let maker = self.graph.nodes.iter().find(|node| node.output == value);

@@ -59,7 +59,7 @@ pub(super) struct CastKernel {
 
 /// Every instance.
 pub(super) fn all_casts() -> impl Iterator<Item = CastKernel> {
-    let same = [DType::F64, DType::F32].map(|dtype| (dtype, dtype));
+    let same = [DType::F64, DType::F32, DType::Bf16].map(|dtype| (dtype, dtype));
     let rounded =
         [DType::F16, DType::Bf16].into_iter().flat_map(|half| [(DType::F32, half), (half, DType::F32)]);
     same.into_iter().chain(rounded).map(|(from, to)| CastKernel { from, to })

@@ -1,4 +1,5 @@
-//! Factors of products: tensors themselves, or their rounded copies, each made once for all products of a rule.
+//! Factors of products: tensors themselves, or rounded copies of those that are wide, each made once for all products of a
+//! rule.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,13 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use half::bf16;
 use theria_contract::{Attention, DType, Layout, Storage as _};
 use theria_gpu_fwd::forward::element_name;
-use theria_gpu_fwd::{Address as _, Cuda, CudaTensor, KernelSpec, Source, Spec};
+use theria_gpu_fwd::{Address as _, Cuda, CudaTensor, CudaView, KernelSpec, Source, Spec};
 use theria_reference::Real;
 
 use super::rows::instance_name;
-use super::{Attended, Gpu, Precision, Shared, on_device, view};
+use super::{Attended, Gpu, GpuTensor, Precision, Shared, on_device, view};
 use crate::Result;
-use crate::machine::kernel_source;
+use crate::machine::{Machine as _, kernel_source};
 use crate::number::Number;
 
 const SOURCE: Source = kernel_source!("round.cu");
@@ -20,7 +21,7 @@ const THREADS: usize = 256;
 /// Elements of a thread, as in `round.cu`.
 const EACH: usize = 4;
 /// Tensors of a launch, as in `round.cu`.
-pub(super) const MOST: usize = 8;
+pub(super) const MOST: usize = 24;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct RoundKernel {
@@ -43,7 +44,7 @@ pub(super) struct Parameters {
     tensors: i32,
 }
 
-const _: () = assert!(size_of::<Parameters>() == 232);
+const _: () = assert!(size_of::<Parameters>() == 680);
 
 // SAFETY: `Parameters` is the struct `Round` of round.cu, which touches what it names, after it waited for the launches
 // ahead.
@@ -76,12 +77,76 @@ impl Spare {
     }
 }
 
+/// Rounded copies of tensors that are factors again and again, by where these lie.
+#[derive(Default)]
+pub(super) struct Prepared(Mutex<HashMap<u64, Arc<CudaTensor<bf16>>>>);
+
+impl Prepared {
+    fn get(&self, address: u64) -> Option<Arc<CudaTensor<bf16>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&address).cloned()
+    }
+
+    fn insert(&self, address: u64, copy: Arc<CudaTensor<bf16>>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(address, copy);
+    }
+
+    fn remove(&self, address: u64) -> Option<Arc<CudaTensor<bf16>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&address)
+    }
+}
+
+/// Tensors that have rounded copies as long as it is there.
+pub struct HeldFactors<R> {
+    addresses: Vec<u64>,
+    shared: Arc<Shared<R>>,
+}
+
+impl<R> Drop for HeldFactors<R> {
+    fn drop(&mut self) {
+        // The last first, as below.
+        for address in self.addresses.drain(..).rev() {
+            let copy = self.shared.prepared.remove(address).and_then(Arc::into_inner);
+            if let Some(copy) = copy {
+                self.shared.spare.give(copy);
+            }
+        }
+    }
+}
+
+/// A rounded copy of a factor.
+enum Copy {
+    /// Made for this rule: its number among those.
+    Own(usize),
+    /// Made for more.
+    Held(Arc<CudaTensor<bf16>>),
+}
+
+/// A factor as a product takes it.
+pub(super) enum Factor<'a, R> {
+    Wide(CudaView<'a, R>),
+    Narrow(CudaView<'a, bf16>),
+}
+
 /// Factors of products.
 pub struct Factors<'a, R> {
-    pub(super) given: Vec<&'a CudaTensor<R>>,
-    /// Rounded copies of all of them, where products take these. They go back when this does.
-    pub(super) rounded: Vec<CudaTensor<bf16>>,
+    given: Vec<&'a GpuTensor<R>>,
+    /// The rounded copy of each of them, if it has one.
+    copies: Vec<Option<Copy>>,
+    /// Copies that were made for this rule. They go back when this does.
+    rounded: Vec<CudaTensor<bf16>>,
     shared: Arc<Shared<R>>,
+}
+
+impl<R: Real> Factors<'_, R> {
+    /// The factor of this number.
+    pub(super) fn get(&self, n: usize) -> Factor<'_, R> {
+        match (self.given[n], &self.copies[n]) {
+            (_, Some(Copy::Own(copy))) => Factor::Narrow(view(&self.rounded[*copy])),
+            (_, Some(Copy::Held(copy))) => Factor::Narrow(view(copy)),
+            (GpuTensor::Narrow(tensor), None) => Factor::Narrow(view(tensor)),
+            (GpuTensor::Wide(tensor), None) => Factor::Wide(view(tensor)),
+        }
+    }
 }
 
 impl<R> Drop for Factors<'_, R> {
@@ -100,16 +165,53 @@ where
     E: Attended<R>,
 {
     /// Tensors as products take them.
-    pub(super) fn prepared<'a>(&self, all: &[&'a CudaTensor<R>]) -> Result<Factors<'a, R>> {
+    pub(super) fn prepared<'a>(&self, all: &[&'a GpuTensor<R>]) -> Result<Factors<'a, R>> {
         let shared = Arc::clone(&self.shared);
-        let mut factors = Factors { given: all.to_vec(), rounded: Vec::new(), shared };
-        if self.precision != Precision::Bf16 || R::DTYPE != DType::F32 {
+        let copies = all.iter().map(|_| None).collect();
+        let mut factors = Factors { given: all.to_vec(), copies, rounded: Vec::new(), shared };
+        // Both factors of a product are of one type: what another machine left narrow asks for others that are.
+        let narrow = self.precision == Precision::Bf16 || all.iter().any(|tensor| tensor.is_narrow());
+        if !narrow || R::DTYPE != DType::F32 {
             return Ok(factors);
         }
-        for some in all.chunks(MOST) {
+        let mut wide = Vec::with_capacity(all.len());
+        for (copy, tensor) in factors.copies.iter_mut().zip(all) {
+            let GpuTensor::Wide(tensor) = tensor else { continue };
+            *copy = Some(match self.shared.prepared.get(view(tensor).address()) {
+                Some(held) => Copy::Held(held),
+                None => {
+                    wide.push(tensor);
+                    Copy::Own(wide.len() - 1)
+                }
+            });
+        }
+        for some in wide.chunks(MOST) {
             self.round(some, &mut factors.rounded)?;
         }
         Ok(factors)
+    }
+
+    /// Rounds tensors that are factors again and again: where products take rounded ones, and none of those without
+    /// elements, which may lie where others do.
+    pub(super) fn hold_rounded(&self, all: &[&GpuTensor<R>]) -> Result<HeldFactors<R>> {
+        let mut held = HeldFactors { addresses: Vec::new(), shared: Arc::clone(&self.shared) };
+        if self.precision != Precision::Bf16 || R::DTYPE != DType::F32 {
+            return Ok(held);
+        }
+        let wide =
+            |tensor: &&'_ GpuTensor<R>| matches!(tensor, GpuTensor::Wide(_)) && !tensor.layout().is_empty();
+        let wide: Vec<_> = all.iter().copied().filter(wide).filter_map(Self::wide).collect();
+        for some in wide.chunks(MOST) {
+            let mut copies = Vec::with_capacity(some.len());
+            let done = self.round(some, &mut copies);
+            for (tensor, copy) in some.iter().zip(copies) {
+                let address = view(tensor).address();
+                self.shared.prepared.insert(address, Arc::new(copy));
+                held.addresses.push(address);
+            }
+            done?;
+        }
+        Ok(held)
     }
 
     /// Makes rounded copies, as many as a launch takes.

@@ -3,7 +3,7 @@
 //! | primitive | by |
 //! |---|---|
 //! | products of matrices | cuBLAS |
-//! | functions of rows | `kernels/rows.cuh`: a warp for each row, sums over rows in two stages, in one order |
+//! | functions of rows | `kernels/rows.cuh`: a team of threads for each row, sums over rows in one order |
 //! | updates of elements | `kernels/elements.cuh` |
 //! | sums and inner products | `kernels/dot.cu`, in f64 |
 //!
@@ -11,35 +11,37 @@
 #![allow(unsafe_code)] // kernels are launched; each block says why it is sound
 
 mod attended;
+mod division;
 mod dot;
 mod elements;
 mod factors;
-mod gather;
 mod lookup;
 mod rows;
+mod tensor;
 mod wrong;
 
 use std::fmt;
 use std::sync::Arc;
 
-use theria_contract::{Attention, Checks, Layout, Scalar, Storage};
+use half::bf16;
+use theria_contract::{Attention, Checks, DType, Layout, Scalar, Storage};
 use theria_gpu_fwd::{
     Address, Blas, Cuda, CudaTensor, CudaView, CudaViewMut, Edit, Graph, KernelSpec, Library, Spec,
 };
 use theria_reference::Real;
 
-use super::{Change, Machine, Picks, Place, Places, Product, Rowwise, Sweep, Update, expect};
-use crate::Result;
+use super::{Change, Machine, Picks, Place, Places, Product, Rowwise, Sweep, Update, Width, expect};
 use crate::number::Number;
+use crate::{Error, Result};
 use dot::DotKernel;
 use elements::{CastKernel, ElementKernel};
-use factors::{RoundKernel, Spare};
-use gather::GatherKernel;
+use factors::{Factor, Prepared, RoundKernel, Spare};
 use lookup::LookupKernel;
 use rows::{RowKernel, Rule};
 
 pub use attended::Attended;
-pub use factors::Factors;
+pub use factors::{Factors, HeldFactors};
+pub use tensor::GpuTensor;
 #[doc(hidden)]
 pub use wrong::WRONG;
 
@@ -49,8 +51,7 @@ pub fn kernels() -> Vec<KernelSpec> {
     let elements =
         elements::all().map(|spec| spec.kernel()).chain(elements::all_casts().map(|spec| spec.kernel()));
     let rounds = factors::all().map(|spec| spec.kernel()).chain(lookup::all().map(|spec| spec.kernel()));
-    let sums = gather::all().map(|spec| spec.kernel()).chain(dot::all().map(|spec| spec.kernel()));
-    rows.chain(elements).chain(rounds).chain(sums).collect()
+    rows.chain(elements).chain(rounds).chain(dot::all().map(|spec| spec.kernel())).collect()
 }
 
 /// What f32 factors are rounded to before they are multiplied. Sums are in f32 always, and f64 is never rounded.
@@ -79,15 +80,17 @@ pub struct Gpu<A, R, E = R> {
 struct Shared<R> {
     blas: Blas,
     rows: Library<RowKernel>,
-    gathers: Library<GatherKernel>,
     elements: Library<ElementKernel>,
     casts: Library<CastKernel>,
     rounds: Library<RoundKernel>,
     spare: Spare,
+    prepared: Prepared,
     dots: Library<DotKernel>,
     lookups: Library<LookupKernel>,
-    /// Sums of warps, before they are added up. Work on a device is done in order, so one is enough.
+    /// Sums of blocks, before they are added up. Work on a device is done in order, so one is enough.
     sums: CudaTensor<R>,
+    /// Counters of blocks, all of them 0 between launches, which is 0 in f32, too.
+    tickets: CudaTensor<f32>,
     /// Sums of blocks, and their sum.
     dot_parts: CudaTensor<f64>,
     dot_whole: CudaTensor<f64>,
@@ -100,14 +103,15 @@ impl<R: Real> Shared<R> {
         Ok(Self {
             blas: Blas::open(cuda.device()).map_err(theria_contract::Error::from)?,
             rows: library(cuda, edit),
-            gathers: library(cuda, edit),
             elements: library(cuda, edit),
             casts: library(cuda, edit),
             rounds: library(cuda, edit),
             spare: Spare::default(),
+            prepared: Prepared::default(),
             dots: library(cuda, edit),
             lookups: library(cuda, edit),
-            sums: cuda.allocate(line(rows::SUMS)?)?,
+            sums: cuda.allocate(line(division::SUMS)?)?,
+            tickets: cuda.allocate(line(division::TICKETS)?)?,
             dot_parts: cuda.allocate(line(dot::BLOCKS)?)?,
             dot_whole: cuda.allocate(line(1)?)?,
         })
@@ -179,6 +183,22 @@ where
         on_device(self.cuda.own(what, at.device()))?;
         Ok(at.address())
     }
+
+    /// The same of a tensor of a model.
+    fn address_of(&self, what: &'static str, tensor: &GpuTensor<R>, elements: usize) -> Result<u64> {
+        match tensor {
+            GpuTensor::Wide(tensor) => self.address(what, &view(tensor), elements),
+            GpuTensor::Narrow(tensor) => self.address(what, &view(tensor), elements),
+        }
+    }
+
+    /// The same of one that has to be wide.
+    fn wide_address(&self, what: &'static str, tensor: &GpuTensor<R>, elements: usize) -> Result<u64> {
+        match tensor {
+            GpuTensor::Wide(tensor) => self.address(what, &view(tensor), elements),
+            GpuTensor::Narrow(_) => Err(Error::Narrow { what }),
+        }
+    }
 }
 
 /// A view of a tensor that is read.
@@ -211,7 +231,9 @@ where
     type Storage = Cuda;
     type Attended = E;
     type Attention = A;
+    type Tensor = GpuTensor<R>;
     type Factors<'a> = Factors<'a, R>;
+    type Held = HeldFactors<R>;
     type Recording = Recorded<R>;
     const RECORDS: bool = true;
 
@@ -219,7 +241,46 @@ where
         &self.attention
     }
 
-    fn factors<'a>(&self, all: &[&'a CudaTensor<R>]) -> Result<Factors<'a, R>> {
+    fn between(&self) -> Width {
+        let narrow = R::DTYPE == DType::F32 && E::DTYPE == DType::Bf16 && self.precision == Precision::Bf16;
+        if narrow { Width::Narrow } else { Width::Wide }
+    }
+
+    fn allocate(&self, layout: Layout, width: Width) -> Result<GpuTensor<R>> {
+        GpuTensor::allocate(&self.cuda, layout, width)
+    }
+
+    fn form(tensor: &GpuTensor<R>) -> (Layout, Width) {
+        (tensor.layout(), if tensor.is_narrow() { Width::Narrow } else { Width::Wide })
+    }
+
+    fn wide(tensor: &GpuTensor<R>) -> Option<&CudaTensor<R>> {
+        if let GpuTensor::Wide(tensor) = tensor { Some(tensor) } else { None }
+    }
+
+    fn wide_mut(tensor: &mut GpuTensor<R>) -> Option<&mut CudaTensor<R>> {
+        if let GpuTensor::Wide(tensor) = tensor { Some(tensor) } else { None }
+    }
+
+    fn clear(&self, tensor: &mut GpuTensor<R>) -> Result<()> {
+        match tensor {
+            GpuTensor::Wide(tensor) => self.cast::<R, R>(None, 0.0, tensor),
+            GpuTensor::Narrow(tensor) => self.cast::<bf16, bf16>(None, 0.0, tensor),
+        }
+    }
+
+    fn count_non_finite(&self, tensor: &GpuTensor<R>) -> Result<usize> {
+        Ok(match tensor {
+            GpuTensor::Wide(tensor) => self.cuda.count_non_finite(view(tensor), None, false),
+            GpuTensor::Narrow(tensor) => self.cuda.count_non_finite(view(tensor), None, false),
+        }?)
+    }
+
+    fn hold(&self, all: &[&GpuTensor<R>]) -> Result<HeldFactors<R>> {
+        self.hold_rounded(all)
+    }
+
+    fn factors<'a>(&self, all: &[&'a GpuTensor<R>]) -> Result<Factors<'a, R>> {
         self.prepared(all)
     }
 
@@ -228,24 +289,30 @@ where
         product: Product,
         factors: &Factors<'_, R>,
         (a, b): (usize, usize),
-        out: &mut Place<'_, CudaTensor<R>>,
+        out: &mut Place<'_, GpuTensor<R>>,
     ) -> Result<()> {
         let add = std::mem::replace(&mut out.add, true);
-        let (blas, mut made) = (&self.shared.blas, view_mut(out.to));
-        let tf32 = self.precision == Precision::Tf32;
-        if let (Some(a), Some(b)) = (factors.rounded.get(a), factors.rounded.get(b)) {
-            return on_device(blas.multiply(product, tf32, (view(a), view(b)), &mut made, add));
-        }
-        let given = (view(factors.given[a]), view(factors.given[b]));
-        on_device(blas.multiply(product, tf32, given, &mut made, add))
+        let (blas, tf32) = (&self.shared.blas, self.precision == Precision::Tf32);
+        on_device(match (factors.get(a), factors.get(b), &mut *out.to) {
+            (Factor::Wide(a), Factor::Wide(b), GpuTensor::Wide(to)) => {
+                blas.multiply(product, tf32, (a, b), &mut view_mut(to), add)
+            }
+            (Factor::Narrow(a), Factor::Narrow(b), GpuTensor::Wide(to)) => {
+                blas.multiply(product, tf32, (a, b), &mut view_mut(to), add)
+            }
+            (Factor::Narrow(a), Factor::Narrow(b), GpuTensor::Narrow(to)) => {
+                blas.multiply(product, tf32, (a, b), &mut view_mut(to), add)
+            }
+            _ => return Err(Error::MixedWidths),
+        })
     }
 
     fn value<K: Rowwise>(
         &self,
         kernel: K,
         sweep: &Sweep,
-        x: &[&CudaTensor<R>],
-        y: &mut CudaTensor<R>,
+        x: &[&GpuTensor<R>],
+        y: &mut GpuTensor<R>,
     ) -> Result<()> {
         let mut call = self.call(&kernel, sweep, Rule::Value)?;
         call.read(x, &[])?;
@@ -257,9 +324,9 @@ where
         &self,
         kernel: K,
         sweep: &Sweep,
-        x: &[&CudaTensor<R>],
-        x_tangent: &[Option<&CudaTensor<R>>],
-        y_tangent: &mut CudaTensor<R>,
+        x: &[&GpuTensor<R>],
+        x_tangent: &[Option<&GpuTensor<R>>],
+        y_tangent: &mut GpuTensor<R>,
     ) -> Result<()> {
         let mut call = self.call(&kernel, sweep, Rule::Push)?;
         call.read(x, x_tangent)?;
@@ -271,9 +338,9 @@ where
         &self,
         kernel: K,
         sweep: &Sweep,
-        x: &[&CudaTensor<R>],
-        g: &CudaTensor<R>,
-        into: &mut Places<'_, CudaTensor<R>>,
+        x: &[&GpuTensor<R>],
+        g: &GpuTensor<R>,
+        into: &mut Places<'_, GpuTensor<R>>,
     ) -> Result<()> {
         let mut call = self.call(&kernel, sweep, Rule::Pull)?;
         call.read(x, &[])?;
@@ -285,11 +352,11 @@ where
         &self,
         kernel: K,
         sweep: &Sweep,
-        x: &[&CudaTensor<R>],
-        x_tangent: &[Option<&CudaTensor<R>>],
-        g: &CudaTensor<R>,
-        g_tangent: Option<&CudaTensor<R>>,
-        into: &mut Places<'_, CudaTensor<R>>,
+        x: &[&GpuTensor<R>],
+        x_tangent: &[Option<&GpuTensor<R>>],
+        g: &GpuTensor<R>,
+        g_tangent: Option<&GpuTensor<R>>,
+        into: &mut Places<'_, GpuTensor<R>>,
     ) -> Result<()> {
         let mut call = self.call(&kernel, sweep, Rule::PullTangent)?;
         call.read(x, x_tangent)?;
@@ -300,9 +367,9 @@ where
     fn gather(
         &self,
         picks: Picks,
-        table: &CudaTensor<R>,
-        indices: &CudaTensor<R>,
-        out: &mut CudaTensor<R>,
+        table: &GpuTensor<R>,
+        indices: &GpuTensor<R>,
+        out: &mut GpuTensor<R>,
     ) -> Result<()> {
         self.look_up(picks, false, indices, table, out)
     }
@@ -310,12 +377,12 @@ where
     fn scatter_add(
         &self,
         picks: Picks,
-        rows: &CudaTensor<R>,
-        indices: &CudaTensor<R>,
-        table: &mut Place<'_, CudaTensor<R>>,
+        rows: &GpuTensor<R>,
+        indices: &GpuTensor<R>,
+        table: &mut Place<'_, GpuTensor<R>>,
     ) -> Result<()> {
         if !std::mem::replace(&mut table.add, true) {
-            self.fill(table.to, 0.0)?;
+            self.clear(table.to)?;
         }
         self.look_up(picks, true, indices, rows, table.to)
     }
@@ -342,7 +409,7 @@ where
 
     fn attended<'a>(
         &self,
-        x: &'a CudaTensor<R>,
+        x: &'a GpuTensor<R>,
         room: &'a mut Option<CudaTensor<E>>,
         already: bool,
     ) -> Result<CudaView<'a, E>> {
@@ -350,15 +417,17 @@ where
             return Ok(same);
         }
         let made = self.room_for(x, room)?;
-        if !already {
-            self.cast(Some(x), 0.0, made)?;
+        match x {
+            GpuTensor::Wide(x) if !already => self.cast(Some(x), 0.0, made)?,
+            GpuTensor::Wide(_) => {}
+            GpuTensor::Narrow(_) => return Err(Error::MixedWidths),
         }
         Ok(view(made))
     }
 
     fn attended_mut<'a>(
         &self,
-        x: &'a mut CudaTensor<R>,
+        x: &'a mut GpuTensor<R>,
         room: &'a mut Option<CudaTensor<E>>,
     ) -> Result<CudaViewMut<'a, E>> {
         match E::as_it_is_mut(x) {
@@ -367,9 +436,10 @@ where
         }
     }
 
-    fn take_attended(&self, room: Option<&CudaTensor<E>>, x: &mut CudaTensor<R>) -> Result<()> {
-        match room {
-            Some(made) if !E::IS_IT => self.cast(Some(made), 0.0, x),
+    fn take_attended(&self, room: Option<&CudaTensor<E>>, x: &mut GpuTensor<R>) -> Result<()> {
+        let itself = E::as_it_is(x).is_some();
+        match (room, x) {
+            (Some(made), GpuTensor::Wide(x)) if !itself => self.cast(Some(made), 0.0, x),
             _ => Ok(()),
         }
     }
@@ -407,11 +477,11 @@ where
     /// A tensor of the type that attention computes in, laid out like another.
     fn room_for<'a>(
         &self,
-        x: &CudaTensor<R>,
+        x: &GpuTensor<R>,
         room: &'a mut Option<CudaTensor<E>>,
     ) -> Result<&'a mut CudaTensor<E>> {
         if room.is_none() {
-            *room = Some(self.cuda.allocate(view(x).layout())?);
+            *room = Some(self.cuda.allocate(x.layout())?);
         }
         let Some(room) = room else { unreachable!("it was made") };
         Ok(room)

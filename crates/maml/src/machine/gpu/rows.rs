@@ -1,29 +1,26 @@
 //! Functions of rows: one instance of a function's text for each rule and element type.
 
+use std::fmt::Display;
 use std::hash::{Hash, Hasher};
 
 use theria_contract::{Attention, DType};
-use theria_gpu_fwd::{Address as _, Cuda, CudaTensor, KernelSpec, Source, Spec};
+use theria_gpu_fwd::forward::parameters::Divisor;
+use theria_gpu_fwd::{Address as _, Cuda, KernelSpec, Source, Spec};
 use theria_reference::Real;
 
-use super::gather::Gathered;
-use super::{Attended, Gpu, on_device, view};
-use crate::machine::{Follow, Places, Rows, Rowwise, Sweep};
+use super::division::{Division, Vectors, Way};
+use super::{Attended, Gpu, GpuTensor, on_device, view};
+use crate::machine::{Columns, Follow, Machine as _, Places, Rows, Rowwise, Sweep};
 use crate::number::Number;
 use crate::operation::row_sources;
 use crate::{Error, Result};
 
-/// Elements that sums of warps have room for.
-pub(super) const SUMS: usize = 2 << 20;
-const WARP: usize = 32;
-/// Warps of a block.
-const WARPS: usize = 4;
-/// Warps that keep a device busy.
-const ENOUGH: usize = 4096;
-/// Rows of a warp at most that has one column of each, unless they have to be added up by one warp.
-const LENGTH: usize = 16;
 /// Operands that a function can have.
 const OPERANDS: usize = 3;
+/// Threads of a block, as in `rows.cuh`.
+pub(super) const THREADS: usize = 256;
+/// Rows and columns at most: places beyond the last one have a number, too.
+const LARGEST: usize = i32::MAX as usize - (1 << 20);
 
 /// As in `rows.cuh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,19 +44,66 @@ impl Rule {
     }
 }
 
+/// What an instance computes in, and what it reads and writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    F32,
+    F64,
+    /// In f32, tensors in f32 and in bf16.
+    Mixed,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 3] = [Self::F32, Self::F64, Self::Mixed];
+
+    pub(super) fn of<R: Real>(narrow: bool) -> Self {
+        match R::DTYPE {
+            DType::F64 => Self::F64,
+            _ if narrow => Self::Mixed,
+            _ => Self::F32,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+            Self::Mixed => "mixed",
+        }
+    }
+
+    fn real(self) -> DType {
+        if self == Self::F64 { DType::F64 } else { DType::F32 }
+    }
+
+    /// Sixteen bytes of the narrowest numbers are a vector, and as many numbers of others.
+    fn vectors(self) -> Vectors {
+        match self {
+            Self::F32 => Vectors { length: 4, held: 2 },
+            Self::F64 => Vectors { length: 2, held: 2 },
+            Self::Mixed => Vectors { length: 8, held: 1 },
+        }
+    }
+
+    fn defines(self) -> [(&'static str, String); 2] {
+        let mixed = u32::from(self == Self::Mixed);
+        [("THERIA_REAL", real_name(self.real()).into()), ("THERIA_MIXED", mixed.to_string())]
+    }
+}
+
 /// An instance of a function of rows.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RowKernel {
     source: Source,
-    columnwise: bool,
+    way: Way,
     rule: Rule,
-    real: DType,
+    kind: Kind,
 }
 
 impl RowKernel {
     /// No two functions have one name.
-    fn key(&self) -> (&'static str, Rule, DType) {
-        (self.source.name, self.rule, self.real)
+    fn key(&self) -> (&'static str, Way, Rule, Kind) {
+        (self.source.name, self.way, self.rule, self.kind)
     }
 }
 
@@ -83,8 +127,8 @@ fn real_name(dtype: DType) -> &'static str {
 }
 
 /// The name of an instance of a text.
-pub(super) fn instance_name(source: Source, choices: &str, real: DType) -> String {
-    format!("{}-{choices}{real}", source.name.trim_end_matches(".cu").replace('_', "-"))
+pub(super) fn instance_name(source: Source, choices: &str, kind: impl Display) -> String {
+    format!("{}-{choices}{kind}", source.name.trim_end_matches(".cu").replace('_', "-"))
 }
 
 /// An instance of a text that leaves open nothing but what it computes in, and uses no dynamic shared memory.
@@ -98,12 +142,21 @@ pub(super) fn real_kernel(source: Source, real: DType, threads: usize) -> Kernel
     }
 }
 
+/// The same of a text that reads and writes tensors of models.
+pub(super) fn kind_kernel(source: Source, kind: Kind, threads: usize) -> KernelSpec {
+    let name = instance_name(source, "", kind.name());
+    KernelSpec { name, source, defines: kind.defines().into(), threads: threads as u32, shared: 0 }
+}
+
 /// Every instance.
 pub(super) fn all() -> impl Iterator<Item = RowKernel> {
-    row_sources().into_iter().flat_map(|(source, columnwise)| {
-        let of_rule =
-            move |rule| [DType::F32, DType::F64].map(|real| RowKernel { source, columnwise, rule, real });
-        Rule::ALL.into_iter().flat_map(of_rule)
+    row_sources().into_iter().flat_map(|(source, columns)| {
+        let of_way = move |way: &Way| {
+            let way = *way;
+            let of_rule = move |rule| Kind::ALL.map(|kind| RowKernel { source, way, rule, kind });
+            Rule::ALL.into_iter().flat_map(of_rule)
+        };
+        Way::of(columns).iter().flat_map(of_way)
     })
 }
 
@@ -114,77 +167,89 @@ unsafe impl Spec for RowKernel {
 
     fn kernel(&self) -> KernelSpec {
         let (name, rule) = self.rule.names();
+        let (way, way_name) = self.way.names();
         KernelSpec {
-            name: instance_name(self.source, &format!("{name}-"), self.real),
+            name: instance_name(self.source, &format!("{name}-{way}"), self.kind.name()),
             source: self.source,
-            defines: vec![
-                ("THERIA_REAL", real_name(self.real).into()),
-                ("THERIA_RULE", rule.into()),
-                ("THERIA_COLUMNWISE", u32::from(self.columnwise).to_string()),
-            ],
-            threads: (WARPS * WARP) as u32,
+            defines: [("THERIA_RULE", rule.into()), ("THERIA_WAY", way_name.into())]
+                .into_iter()
+                .chain(self.kind.defines())
+                .collect(),
+            threads: THREADS as u32,
             shared: 0,
         }
     }
 }
 
+/// `Follow` of `shares.cuh`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Shares {
-    n: i32,
+    by: Divisor,
     cyclic: i32,
 }
 
 impl From<Follow> for Shares {
     fn from(follow: Follow) -> Self {
-        let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
         match follow {
-            Follow::Shared(n) => Self { n: number(n), cyclic: 0 },
-            Follow::Cyclic(n) => Self { n: number(n), cyclic: 1 },
+            Follow::Shared(n) => Self { by: Divisor::new(n), cyclic: 0 },
+            Follow::Cyclic(n) => Self { by: Divisor::new(n), cyclic: 1 },
         }
     }
 }
 
+/// `Operand` of `shares.cuh`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Operand {
     value: u64,
     tangent: u64,
     made: u64,
     sums: u64,
     width: i32,
-    add: i32,
+    add: i16,
+    narrow: i16,
     follow: Shares,
 }
 
 impl Operand {
+    /// What there is not has a row all the same, of which nothing is read.
+    fn new(width: usize, follow: Follow) -> Self {
+        let width = width as i32;
+        Self { value: 0, tangent: 0, made: 0, sums: 0, width, add: 0, narrow: 0, follow: follow.into() }
+    }
+
     /// Whether what is made of it is summed over rows.
     fn is_summed(&self) -> bool {
         self.made != 0 && self.follow != Follow::OWN.into()
     }
+
+    fn addresses(&self) -> [u64; 3] {
+        [self.value, self.tangent, self.made]
+    }
 }
 
-/// `Rows` of `rows.cuh`.
+/// `Rows` of `shares.cuh`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Parameters {
     x: [Operand; OPERANDS],
     y: Operand,
     constants: [f64; 2],
-    rows: i64,
-    length: i32,
-    members: i32,
-    chunks: i32,
-    parts: i32,
-    shared: Shares,
+    tickets: u64,
+    rows: i32,
+    division: Division,
 }
 
-const _: () = assert!(size_of::<Parameters>() == 240);
+const _: () = assert!(size_of::<Parameters>() == 304);
 
 /// A launch under preparation. Everything that it names is borrowed as long as it is there.
 pub(super) struct Call<'a, A, R, E> {
     machine: &'a Gpu<A, R, E>,
-    spec: RowKernel,
+    source: Source,
+    columns: Columns,
+    rule: Rule,
+    kind: Kind,
     sweep: &'a Sweep,
     parameters: Parameters,
     /// How the rows of what is made are shared.
@@ -206,29 +271,33 @@ where
     ) -> Result<Call<'a, A, R, E>> {
         let all = sweep.inputs.iter().chain([&sweep.output]);
         let most = all.map(|rows| rows.width).chain([sweep.rows]).max().unwrap_or(0);
-        if sweep.inputs.len() > OPERANDS || i32::try_from(most).is_err() {
+        if sweep.inputs.len() > OPERANDS || most > LARGEST {
             return Err(Error::LargeSweep { operands: sweep.inputs.len(), most });
         }
-        let operand = |rows: &Rows| Operand {
-            width: rows.width as i32,
-            follow: rows.follow.into(),
-            ..Operand::default()
-        };
-        let mut parameters = Parameters {
-            y: operand(&sweep.output),
-            constants: kernel.constants(),
-            rows: sweep.rows as i64,
-            ..Parameters::default()
-        };
-        for (to, rows) in parameters.x.iter_mut().zip(&sweep.inputs) {
+        let operand = |rows: &Rows| Operand::new(rows.width, rows.follow);
+        let mut x = [Operand::new(0, Follow::OWN); OPERANDS];
+        for (to, rows) in x.iter_mut().zip(&sweep.inputs) {
             *to = operand(rows);
         }
-        // What there is not has a row all the same, of which nothing is read.
-        for to in &mut parameters.x[sweep.inputs.len()..] {
-            to.follow = Follow::OWN.into();
-        }
-        let spec = RowKernel { source: K::CUDA, columnwise: K::COLUMNWISE, rule, real: R::DTYPE };
-        Ok(Call { machine: self, spec, sweep, parameters, shared: None })
+        let parameters = Parameters {
+            x,
+            y: operand(&sweep.output),
+            constants: kernel.constants(),
+            tickets: view(&self.shared.tickets).address(),
+            rows: sweep.rows as i32,
+            division: Division::default(),
+        };
+        let (source, columns) = (K::CUDA, K::COLUMNS);
+        Ok(Call {
+            machine: self,
+            source,
+            columns,
+            rule,
+            kind: Kind::of::<R>(false),
+            sweep,
+            parameters,
+            shared: None,
+        })
     }
 }
 
@@ -246,27 +315,49 @@ where
     R: Real + Number,
     E: Attended<R>,
 {
-    fn address(&self, rows: Rows, tensor: &CudaTensor<R>) -> Result<u64> {
+    fn address(&self, rows: Rows, tensor: &GpuTensor<R>) -> Result<u64> {
+        let what = "an operand of a function of rows";
         // No rows do not say how many others they would share.
         let none = self.sweep.rows == 0;
-        let elements = if none { view(tensor).layout().len() } else { height(rows, self.sweep) * rows.width };
-        self.machine.address("an operand of a function of rows", &view(tensor), elements)
+        let elements = if none { tensor.layout().len() } else { height(rows, self.sweep) * rows.width };
+        // What rows share is wide.
+        if none || rows.follow == Follow::OWN {
+            self.machine.address_of(what, tensor, elements)
+        } else {
+            self.machine.wide_address(what, tensor, elements)
+        }
+    }
+
+    /// Where a tensor of operand `n` lies, or, after the last one, of the result. What was named of it before is as wide.
+    fn named(&mut self, n: usize, rows: Rows, tensor: &GpuTensor<R>) -> Result<u64> {
+        let address = self.address(rows, tensor)?;
+        let narrow = i16::from(tensor.is_narrow());
+        let of = self.parameters.x.get_mut(n).unwrap_or(&mut self.parameters.y);
+        let before = [of.value, of.tangent, of.made] != [0; 3];
+        if before && of.narrow != narrow {
+            return Err(Error::MixedWidths);
+        }
+        of.narrow = narrow;
+        if narrow == 1 {
+            self.kind = Kind::of::<R>(true);
+        }
+        Ok(address)
     }
 
     /// Operands, and the tangents of those that move.
-    pub(super) fn read(&mut self, x: &[&CudaTensor<R>], x_tangent: &[Option<&CudaTensor<R>>]) -> Result<()> {
+    pub(super) fn read(&mut self, x: &[&GpuTensor<R>], x_tangent: &[Option<&GpuTensor<R>>]) -> Result<()> {
         for (n, (x, rows)) in x.iter().zip(&self.sweep.inputs).enumerate() {
-            self.parameters.x[n].value = self.address(*rows, x)?;
+            self.parameters.x[n].value = self.named(n, *rows, x)?;
         }
         for (n, (x, rows)) in x_tangent.iter().zip(&self.sweep.inputs).enumerate() {
-            self.parameters.x[n].tangent = x.map_or(Ok(0), |x| self.address(*rows, x))?;
+            self.parameters.x[n].tangent = x.map_or(Ok(0), |x| self.named(n, *rows, x))?;
         }
         Ok(())
     }
 
     /// The result, of which nothing is left.
-    pub(super) fn make(&mut self, y: &mut CudaTensor<R>) -> Result<()> {
-        self.parameters.y.made = self.address(self.sweep.output, y)?;
+    pub(super) fn make(&mut self, y: &mut GpuTensor<R>) -> Result<()> {
+        self.parameters.y.made = self.named(OPERANDS, self.sweep.output, y)?;
         self.share(self.sweep.output.follow)?;
         self.clear(y)
     }
@@ -274,16 +365,17 @@ where
     /// What is pulled back, and to where.
     pub(super) fn pull(
         &mut self,
-        g: &CudaTensor<R>,
-        g_tangent: Option<&CudaTensor<R>>,
-        into: &mut Places<'_, CudaTensor<R>>,
+        g: &GpuTensor<R>,
+        g_tangent: Option<&GpuTensor<R>>,
+        into: &mut Places<'_, GpuTensor<R>>,
     ) -> Result<()> {
-        self.parameters.y.value = self.address(self.sweep.output, g)?;
-        self.parameters.y.tangent = g_tangent.map_or(Ok(0), |g| self.address(self.sweep.output, g))?;
+        let output = self.sweep.output;
+        self.parameters.y.value = self.named(OPERANDS, output, g)?;
+        self.parameters.y.tangent = g_tangent.map_or(Ok(0), |g| self.named(OPERANDS, output, g))?;
         for (n, (place, rows)) in into.iter_mut().zip(&self.sweep.inputs).enumerate() {
             let Some(place) = place else { continue };
-            self.parameters.x[n].made = self.address(*rows, place.to)?;
-            self.parameters.x[n].add = i32::from(std::mem::replace(&mut place.add, true));
+            self.parameters.x[n].made = self.named(n, *rows, place.to)?;
+            self.parameters.x[n].add = i16::from(std::mem::replace(&mut place.add, true));
             let fresh = self.parameters.x[n].add == 0;
             self.share(rows.follow)?;
             if fresh {
@@ -294,8 +386,8 @@ where
     }
 
     /// A sum over no rows is zero.
-    fn clear(&self, made: &mut CudaTensor<R>) -> Result<()> {
-        if self.sweep.rows == 0 { self.machine.cast::<R, R>(None, 0.0, made) } else { Ok(()) }
+    fn clear(&self, made: &mut GpuTensor<R>) -> Result<()> {
+        if self.sweep.rows == 0 { self.machine.clear(made) } else { Ok(()) }
     }
 
     /// Notes how rows of what is made are shared: all that are, in one way.
@@ -309,64 +401,54 @@ where
         }
     }
 
-    /// Says which warp takes what, and where sums go that several warps share. How many rows of results there are, and
-    /// how many blocks.
-    fn divide(&mut self) -> (usize, usize) {
-        let rows = self.sweep.rows;
-        // Rows that share nothing are one group, of which each warp takes some.
-        let alone = if self.spec.columnwise { Follow::Shared(rows) } else { Follow::OWN };
-        let follow = self.shared.unwrap_or(alone);
-        let (groups, members) = match follow {
-            Follow::Shared(n) => (rows.div_ceil(n), n.min(rows)),
-            Follow::Cyclic(n) => (n.min(rows), rows.div_ceil(n)),
-        };
-        let all = || self.parameters.x.iter().chain([&self.parameters.y]);
-        let summed: usize = all().filter(|operand| operand.is_summed()).map(|x| x.width as usize).sum();
-        let widest = all().map(|operand| operand.width as usize).max().unwrap_or(0).max(1);
-        let parts = if self.spec.columnwise { widest.div_ceil(WARP) } else { 1 };
-        let fitting = SUMS.checked_div(groups * summed).unwrap_or(usize::MAX).max(1);
-        // Every chunk has a row.
-        let most = if rows == groups * members { members.max(1).min(fitting) } else { 1 };
-        let wanted = (ENOUGH / (groups * parts).max(1)).max(members / LENGTH);
-        let chunks = if self.spec.columnwise { wanted } else { ENOUGH / groups.max(1) }.clamp(1, most);
-        let length = members.div_ceil(chunks).max(1);
-        let chunks = members.div_ceil(length).max(1);
+    /// Rows of operands that share nothing are one long row, where columns have nothing to do with each other.
+    fn join(&mut self) {
         let to = &mut self.parameters;
-        (to.length, to.members, to.chunks) = (length as i32, members as i32, chunks as i32);
-        (to.parts, to.shared) = (parts as i32, follow.into());
-        if chunks > 1 && self.shared.is_some() {
-            let mut at = view(&self.machine.shared.sums).address();
-            for operand in to.x.iter_mut().chain([&mut to.y]) {
-                if operand.is_summed() {
-                    operand.sums = at;
-                    at += (groups * chunks * operand.width as usize * size_of::<R>()) as u64;
-                }
-            }
+        let present = self.sweep.inputs.len();
+        let all = || to.x[..present].iter().chain([&to.y]);
+        let (own, width) = (Shares::from(Follow::OWN), to.y.width);
+        let total = to.rows as usize * width as usize;
+        let same = all().all(|operand| operand.follow == own && operand.width == width);
+        if self.columns == Columns::Apart && same && total <= LARGEST {
+            to.rows = 1;
+            to.x[..present].iter_mut().chain([&mut to.y]).for_each(|operand| operand.width = total as i32);
         }
-        (groups, (groups * chunks * parts).div_ceil(WARPS))
+    }
+
+    /// Says which block takes what, and where sums go that several blocks share.
+    fn divide(&mut self) -> Way {
+        self.join();
+        let to = &mut self.parameters;
+        let all = || to.x.iter().chain([&to.y]);
+        let widest = all().map(|operand| operand.width as usize).max().unwrap_or(0).max(1);
+        let summed = all().filter(|operand| operand.is_summed());
+        let shared = summed.clone().map(|operand| operand.width as usize).max();
+        let vectors = self.kind.vectors();
+        let whole = all().flat_map(Operand::addresses).all(|address| address.is_multiple_of(16));
+        let held = [&to.x[0], &to.y].iter().all(|operand| operand.follow == Follow::OWN.into());
+        let way = Way::new(self.columns, held, widest, vectors);
+        let room = summed.map(|operand| operand.width as usize).sum();
+        to.division = Division::new(way, to.rows as usize, self.shared, (widest, vectors), (shared, room));
+        to.division.whole = i32::from(whole && widest.is_multiple_of(vectors.length));
+        let mut at = view(&self.machine.shared.sums).address();
+        for operand in to.x.iter_mut().chain([&mut to.y]).filter(|operand| operand.is_summed()) {
+            operand.sums = at;
+            at += (to.division.left() * operand.width as usize * size_of::<R>()) as u64;
+        }
+        way
     }
 
     pub(super) fn launch(mut self) -> Result<()> {
         if self.sweep.rows == 0 {
             return Ok(());
         }
-        let (groups, blocks) = self.divide();
+        let way = self.divide();
+        let spec = RowKernel { source: self.source, way, rule: self.rule, kind: self.kind };
         let parameters = self.parameters;
+        let blocks = parameters.division.blocks();
         // SAFETY: `address` held every tensor against the sweep and the device, all are borrowed while the launch is
-        // asked for, and whatever is asked of the device later comes after it; sums of warps have the room that
-        // `divide` counted, and belong to the machine, which is used in the order of the device's work.
-        on_device(unsafe { self.machine.shared.rows.launch(self.spec, blocks, &parameters) })?;
-        for operand in parameters.x.iter().chain([&parameters.y]).filter(|operand| operand.sums != 0) {
-            let of = Gathered {
-                from: operand.sums,
-                to: operand.made,
-                width: operand.width,
-                chunks: parameters.chunks,
-                groups: groups as i32,
-                add: operand.add,
-            };
-            self.machine.gather(of)?;
-        }
-        Ok(())
+        // asked for, and whatever is asked of the device later comes after it; sums of blocks and their counters have the
+        // room that `Division::new` kept to, and belong to the machine, which is used in the order of the device's work.
+        on_device(unsafe { self.machine.shared.rows.launch(spec, blocks, &parameters) })
     }
 }

@@ -10,39 +10,62 @@ const fn edit(from: &'static str, to: &'static str) -> Edit {
 }
 
 /// What is wrong, and the change that makes it so.
-pub const WRONG: [(&str, Edit); 18] = [
+pub const WRONG: [(&str, Edit); 28] = [
     (
         "the derivative of gelu has a wrong sign",
-        edit("normal(at) + at * density(at)", "normal(at) - at * density(at)"),
+        edit("normal.below + at * normal.density", "normal.below - at * normal.density"),
     ),
-    ("erf rises too fast by one in ten thousand", edit("R(1.12837916709551257390)", "R(1.12849200500)")),
+    (
+        "a density is too high by one in ten thousand",
+        edit("R(0.39894228040143267794)", "R(0.39898217462944594)"),
+    ),
+    ("a density does not move", edit("-(x.value * slope)", "R(0)")),
+    ("a distribution has no other half", edit("x < R(0) ? tail : R(1) - tail", "tail")),
     ("a product drops a tangent", edit("a.tangent * b.value + a.value * b.tangent", "a.tangent * b.value")),
     ("a quotient forgets what is below", edit("(a.tangent - value * b.tangent)", "a.tangent")),
+    ("the sums of the last block are left out", edit("i < many; ++i", "i < many - 1; ++i")),
+    ("sums of blocks replace what they are added to", edit("fans == 1 && of.add", "false")),
     (
-        "the last chunk of a sum is left out",
-        edit("chunk < all.chunks; chunk +=", "chunk < all.chunks - 1; chunk +="),
+        "the sums of the first blocks are taken for all",
+        edit("from + fan * FAN) * of.width", "from) * of.width"),
     ),
     (
-        "sums of chunks replace what they are added to",
-        edit("all.add ? *to + sums[threadIdx.x] : sums[threadIdx.x]", "sums[threadIdx.x]"),
+        "sums of one block replace what they are added to",
+        edit("rows.chunks == 1 && of.add, sums", "false, sums"),
+    ),
+    ("a counter is left as it is", edit("tickets[fan] = 0;", "")),
+    (
+        "half of the rows of a block are lost",
+        edit("at.depth >= half && at.depth < 2 * half", "at.depth == half"),
     ),
     (
-        "what is added replaces what is there",
-        edit("to[n] = add ? to[n] + kept(x) : kept(x);", "to[n] = kept(x);"),
+        "what is added to a row replaces what is there",
+        edit(
+            "                if (add) {\n                    add_vector(wide",
+            "                if (false) {\n                    add_vector(wide",
+        ),
     ),
+    ("what is added to a number replaces what is there", edit("*at = add ? *at + x : x;", "*at = x;")),
     (
         "chunks add up the rows of the next turn",
-        edit("begin * rows.shared.n + group", "begin * rows.shared.n + (group + 1) % rows.shared.n"),
+        edit("member * rows.groups + group", "member * rows.groups + (group + 1) % rows.groups"),
     ),
-    ("the next row of a turn is taken", edit("cyclic ? r % unsigned(n)", "cyclic ? (r + 1) % unsigned(n)")),
-    ("the last column is left out", edit("if (begin + lane < width) {", "if (begin + lane < width - 1) {")),
+    ("the next row of a turn is taken", edit("cyclic ? by.remainder(r)", "cyclic ? by.remainder(r + 1)")),
     (
-        "a lane keeps its last row alone",
-        edit("sums[operand] += kept(value);", "sums[operand] = kept(value);"),
+        "the last column is left out",
+        edit(
+            "if (j < there) {\n                to[j] = load",
+            "if (j < there - 1) {\n                to[j] = load",
+        ),
     ),
     (
-        "sums of one warp replace what they are added to",
-        edit("rows.chunks == 1 && of.add ? to[n] + sums[k] : sums[k]", "sums[k]"),
+        "a thread keeps its last row alone",
+        edit("sums[place] = sums[place] + kept(x);", "sums[place] = kept(x);"),
+    ),
+    ("a sum is that of one warp", edit("warp < lanes / WARP", "warp < 1")),
+    (
+        "what lies outside of a row counts",
+        edit("column(place) < width ? all + f(place) : all", "all + f(place)"),
     ),
     ("a variance is without its ε", edit("root_of(variance + N(epsilon))", "root_of(variance)")),
     ("the 2 of a squared error is lost", edit("N(2 * weight) * g(0)", "N(weight) * g(0)")),
@@ -52,6 +75,11 @@ pub const WRONG: [(&str, Edit); 18] = [
         "a later change counts from the first one",
         edit("(long long)(blockIdx.x - all.first[which])", "(long long)blockIdx.x"),
     ),
+    (
+        "what is narrow is cut off and not rounded",
+        edit("Element<bf16>::from_acc(float(x))", "{(unsigned short)(__float_as_uint(float(x)) >> 16)}"),
+    ),
+    ("what is narrow is not added to", edit("R(Element<bf16>::to_acc(there)) + x", "x")),
     ("the 2 of Adam's squares is lost", edit("R(2) * (R(1) - R(second)) * g", "(R(1) - R(second)) * g")),
 ];
 
