@@ -4,12 +4,17 @@
 //     S' = scale·(Q'·Kᵀ + Q·K'ᵀ)            H = P ∘ (S' - c)
 //     A += H·V + P·V'                       Σ += rowsum(P)        m += rowsum(H)
 //
-//     μ = c + m / Σ                         O' = A / Σ - (m / Σ)·(O + rest)
+//     μ = c + rowsum(H)                     O' = A / Σ - (m / Σ)·(O + rest)
 //
 // What c is, and why any c will do, stands in fused_jvp.cu. Here Σ and m are sums of the weights as they were rounded
 // to be multiplied: what V has in common over the keys leaves O' then, whatever rounding did. They cost no additions:
-// V has a column more, which is one for the products with H, and V' has another, which is one for those with P. What is
-// left of O' is as exact as O with its rest is, so nothing is swept twice.
+// V has a column more, which is one for the products with H, and V' has another, which is one for those with P. The sum
+// of H that μ is made of is that of H before it was rounded: a row of few keys would have the rounding of a few weights
+// in its μ, and the second order in all its weights.
+//
+// Was c good enough? What is subtracted in the end is known then, and so is the largest weight of a row: few weights
+// make the rounding of H show. Tiles with a row for which c was not good are noted, and swept once more when the block
+// has done all others, with c = μ.
 //
 // A block works on tiles of 128 queries, one after the other: 64 of them for each of two warpgroups that multiply. A
 // third one brings operands.
@@ -51,6 +56,8 @@ constexpr float LOG2_E = 1.4426950408889634f;
 constexpr float LARGE = 1 << 24;
 // What is summed with another c than the last may be this part of a row's weight: less than what rounding takes.
 constexpr float NEGLIGIBLE = 1.0f / 4096;
+// Tiles of a block that are noted, each by a bit. Tiles that share one are swept again together.
+constexpr unsigned NOTES = 1024;
 static_assert(PANELS == 1 || PANELS == 2, "widths that are served");
 
 struct alignas(64) Parameters {
@@ -80,6 +87,17 @@ struct Memory {
     THERIA_DEVICE Barrier keys_free(int slot) const { return barrier(3 * CONSUMERS + STAGES + slot); }
     THERIA_DEVICE Barrier values_full(int slot) const { return barrier(3 * CONSUMERS + 2 * STAGES + slot); }
     THERIA_DEVICE Barrier values_free(int slot) const { return barrier(3 * CONSUMERS + 3 * STAGES + slot); }
+    THERIA_DEVICE Barrier all_noted() const { return barrier(3 * CONSUMERS + 4 * STAGES); }
+    THERIA_DEVICE unsigned notes() const { return units() + 2 * UNIT + 128; }
+    THERIA_DEVICE void note(unsigned tile) const {
+        unsigned bit = tile % NOTES;
+        asm volatile("red.shared.or.b32 [%0], %1;" ::"r"(notes() + bit / 32 * 4), "r"(1u << bit % 32) : "memory");
+    }
+    THERIA_DEVICE bool is_noted(unsigned tile) const {
+        unsigned word, bit = tile % NOTES;
+        asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(notes() + bit / 32 * 4) : "memory");
+        return word >> bit % 32 & 1;
+    }
 };
 
 // Slots of operands, one after the other. Every tile of queries begins at slot 0, which the compiler knows then: so
@@ -110,8 +128,11 @@ static THERIA_DEVICE void prepare(const Memory &memory) {
             memory.keys_free(slot).make(CONSUMERS * WARPGROUP / WARP);
             memory.values_free(slot).make(CONSUMERS * WARPGROUP / WARP);
         }
+        memory.all_noted().make(CONSUMERS * WARPGROUP / WARP);
         publish_barriers();
     }
+    if (threadIdx.x < NOTES / 32)
+        asm volatile("st.shared.b32 [%0], %1;" ::"r"(memory.notes() + 4 * threadIdx.x), "r"(0) : "memory");
     unsigned one = unsigned(Element<E>::from_acc(1).bits);
     for (unsigned n = threadIdx.x; n < 2 * Memory::UNIT / 4; n += THREADS) {
         unsigned unit = n / (Memory::UNIT / 4), row = n / (PANEL_ROW / 4) % 16, word = n % (PANEL_ROW / 4);
@@ -123,13 +144,14 @@ static THERIA_DEVICE void prepare(const Memory &memory) {
 
 // Where a block works, and which keys its queries see.
 struct Work {
-    int turn; // tiles of this block before this one
+    int turn;              // sweeps of this block before this one
+    bool again;            // whether c is μ
     int b, h, h_kv, first; // the first query
     int length;            // keys of the batch entry
     int begin, steps;      // the first key that one of them sees, and steps from there
 
     // Tile `n` in the order of `Place`.
-    THERIA_DEVICE Work(const Forward &p, unsigned n, int turn) : turn(turn) {
+    THERIA_DEVICE Work(const Forward &p, unsigned n, int turn, bool again) : turn(turn), again(again) {
         unsigned section = p.work.quotient(n), rest = n - section * p.work.number;
         unsigned late = p.section.quotient(rest), pair = section * p.section.number + rest - late * p.section.number;
         first = (p.tiles - 1 - late) * ROWS;
@@ -232,10 +254,13 @@ struct Own {
     float origin[2];
     float centre[2];     // c
     float before[2];     // weight that was seen while c was not settled
+    float moved[2];      // this thread's part of rowsum(H)
+    unsigned top;        // the largest weights of both rows, as they were rounded: a pair
     bool large, settled; // the same in all lanes
 
     THERIA_DEVICE Own(const Parameters &all, const Memory &memory, const Work &work, int consumer)
-        : all(all), memory(memory), work(work), consumer(consumer), centre{}, before{}, large(false), settled(false) {
+        : all(all), memory(memory), work(work), consumer(consumer), centre{}, before{}, moved{},
+          top(0), large(false), settled(false) {
         const Score &score = all.rules.forward.score;
         int first = work.first + consumer * OWN_ROWS, last = min_of(first + OWN_ROWS, score.t) - 1;
         row = first + threadIdx.x % WARPGROUP / WARP * 16 + threadIdx.x % WARP / 4;
@@ -251,7 +276,9 @@ struct Own {
             bool blind = lse == -infinity();
             lse = blind ? 0 : lse;
             origin[half] = lse * LOG2_E;
-            before[half] = blind ? infinity() : 0; // nothing is to be settled
+            if (work.again && row + 8 * half < score.t)
+                centre[half] = *all.rules.mu.at<float>(work.b, work.h, row + 8 * half);
+            before[half] = blind || work.again ? infinity() : 0; // infinity: nothing is to be settled
             large = large || !(fabsf(origin[half]) < LARGE);
         }
         large = __any_sync(FULL_WARP, large);
@@ -343,8 +370,12 @@ static THERIA_DEVICE void move(Own &own, const Scores &p, Scores &s_tangent, int
     if (!own.settled)
         settle(own, p, s_tangent);
 #pragma unroll
-    for (int n = 0; n < KEYS / 2; ++n)
-        s_tangent[n] = p[n] * fmaf(s_tangent[n], own.scale, -own.centre[n / 2 % 2]);
+    for (int n = 0; n < KEYS / 2; n += 2) {
+#pragma unroll
+        for (int c = n; c < n + 2; ++c)
+            s_tangent[c] = p[c] * fmaf(s_tangent[c], own.scale, -own.centre[n / 2 % 2]);
+        own.moved[n / 2 % 2] += s_tangent[n] + s_tangent[n + 1];
+    }
 }
 
 // Rounded, as operands.
@@ -354,6 +385,24 @@ static THERIA_DEVICE void round_to(Weights &to, const Scores &s) {
 #pragma unroll
         for (int n = 0; n < 4; ++n)
             to[k][n] = Half<E>::pair(s[8 * k + 2 * n], s[8 * k + 2 * n + 1]);
+}
+
+// The larger ones of two pairs.
+template <class X> THERIA_DEVICE unsigned larger(unsigned a, unsigned b);
+template <> THERIA_DEVICE unsigned larger<bf16>(unsigned a, unsigned b) {
+    asm("max.bf16x2 %0, %0, %1;" : "+r"(a) : "r"(b));
+    return a;
+}
+template <> THERIA_DEVICE unsigned larger<f16>(unsigned a, unsigned b) {
+    asm("max.f16x2 %0, %0, %1;" : "+r"(a) : "r"(b));
+    return a;
+}
+static THERIA_DEVICE void keep_top(Own &own, const Weights &p) {
+#pragma unroll
+    for (int k = 0; k < KEYS / 16; ++k)
+#pragma unroll
+        for (int n = 0; n < 4; ++n)
+            own.top = larger<E>(own.top, p[k][n]);
 }
 
 // x (+)= A·Bᵀ of the queries at `a` and the keys at `b`.
@@ -479,6 +528,7 @@ static THERIA_DEVICE void sweep(Sums &sums, Own &own, Ring &at) {
     pass_turn(own.consumer);
     make_weights<0>(s, s_tangent, own, at.index, own.from);
     round_to(p, s);
+    keep_top(own, p);
     round_to(h, s_tangent);
     Ring next = at; // slots of keys: a step ahead of those of values
     for (int step = own.from; step < own.to - 1; ++step) {
@@ -496,6 +546,7 @@ static THERIA_DEVICE void sweep(Sums &sums, Own &own, Ring &at) {
         hold(s_tangent);
         free(memory.values_free(at.index));
         round_to(p, s);
+        keep_top(own, p);
         round_to(h, s_tangent);
         at = next;
     }
@@ -520,30 +571,44 @@ static THERIA_DEVICE unsigned place_of(unsigned tile, int row, int n) {
 // How a row ends.
 struct End {
     float part, shift, mu; // O' = part·A - shift·(O + rest)
+    float top;             // at least the largest weight
 
     // Of a row of this lane; all lanes of the warp ask together. The first of its four lanes has both of its sums.
     THERIA_DEVICE End(const Sums &sums, const Own &own, int half) {
         float moved = __shfl_sync(FULL_WARP, sums.last[32 + 2 * half], threadIdx.x % WARP & ~3);
         float weight = __shfl_sync(FULL_WARP, sums.last[33 + 2 * half], threadIdx.x % WARP & ~3);
+        float whole = sum_of_row(own.moved[half]);
         // A row without weight and without lse sees nothing. One that has but one of the two was handed over wrongly.
         bool no_lse = own.lse(half) == -infinity(), blind = no_lse && weight == 0;
         bool wrong = !blind && (no_lse || weight == 0);
         shift = blind ? 0 : wrong ? not_a_number() : __fdividef(moved, weight);
         part = blind ? 0 : __fdividef(1.0f, weight);
-        mu = blind ? 0 : shift + own.centre[half];
+        mu = blind ? 0 : wrong ? not_a_number() : whole + own.centre[half];
+        E low{(unsigned short)own.top}, high{(unsigned short)(own.top >> 16)};
+        top = fmaxf(Element<E>::to_acc(low), Element<E>::to_acc(high));
+        top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, 1));
+        top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, 2));
+    }
+    // Whether c was good enough, given the squares of O and of O'. What H was rounded by stands in O' as the subtracted
+    // part does, but for how many keys share it: the root of the largest weight is a bound. Where O has no rest, its own
+    // rounding stands there, too.
+    THERIA_DEVICE bool good(float saved, float left, bool has_rest) const {
+        return !(shift * shift * saved * (has_rest ? 0.25f * top : 1.0f) > left);
     }
 };
 
-// O' and its rest in the places of O and of its rest, and μ into memory.
-static THERIA_DEVICE void combine(const Sums &sums, const Own &own, bool has_rest, bool makes_rest) {
+// O' and its rest in the places of O and of its rest, and μ into memory. Whether c was good for all rows of the warp.
+static THERIA_DEVICE bool combine(const Sums &sums, const Own &own, bool has_rest, bool makes_rest) {
     const Rules &rules = own.all.rules;
     unsigned queries = own.memory.queries();
+    bool good = true;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         End end(sums, own, half);
         int i = own.row + 8 * half;
         if (threadIdx.x % 4 == 0 && i < rules.forward.score.t)
             *rules.mu.at<float>(own.work.b, own.work.h, i) = end.mu;
+        float saved = 0, left = 0;
 #pragma unroll
         for (int n = 0; n < D / 8; ++n) {
             unsigned place = place_of(queries, i - own.work.first, n), beside = place + Memory::QUERIES;
@@ -559,12 +624,19 @@ static THERIA_DEVICE void combine(const Sums &sums, const Own &own, bool has_res
             if (makes_rest)
                 Half<E>::store_pair(beside, x - Element<E>::to_acc(Element<E>::from_acc(x)),
                                     y - Element<E>::to_acc(Element<E>::from_acc(y)));
+            saved += o.x * o.x + o.y * o.y;
+            left += x * x + y * y;
         }
+        saved = sum_of_row(saved);
+        left = sum_of_row(left);
+        if (i < rules.forward.score.t)
+            good = good && end.good(saved, left, has_rest);
     }
+    return __all_sync(FULL_WARP, good);
 }
 
 // Brings what the forward saved, and takes away what is made of it.
-static THERIA_DEVICE void finish(const Sums &sums, const Own &own) {
+static THERIA_DEVICE void finish(const Sums &sums, const Own &own, unsigned tile) {
     const Parameters &all = own.all;
     const Memory &memory = own.memory;
     bool leads = threadIdx.x % WARPGROUP == 0, has_rest = all.rules.forward.rest.data;
@@ -580,7 +652,8 @@ static THERIA_DEVICE void finish(const Sums &sums, const Own &own) {
             bring_tile(rest, Memory::QUERY_PANEL, all.rest, saved, row, h, b);
     }
     saved.await(own.work.turn & 1);
-    combine(sums, own, has_rest, makes_rest);
+    if (!combine(sums, own, has_rest, makes_rest) && threadIdx.x % WARP == 0)
+        memory.note(tile);
     publish_stores();
     meet_own(own.consumer);
     if (leads) {
@@ -611,25 +684,39 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_con
         give_registers_back<PRODUCER_REGISTERS>();
         if (threadIdx.x < WARP && is_elected()) {
             int turn = 0;
-            for (unsigned n = blockIdx.x; n < tiles; n += gridDim.x)
-                produce(all, memory, Work(p, n, turn++), at);
+            for (int sweep = 0; sweep < 2; ++sweep) {
+                unsigned tile = 0;
+                for (unsigned n = blockIdx.x; n < tiles; n += gridDim.x, ++tile)
+                    if (sweep == 0 || memory.is_noted(tile))
+                        produce(all, memory, Work(p, n, turn++, sweep), at);
+                memory.all_noted().await(0);
+            }
         }
     } else {
         take_registers<CONSUMER_REGISTERS>();
         int turn = 0;
-        for (unsigned n = blockIdx.x; n < tiles; n += gridDim.x) {
-            Work work(p, n, turn++);
-            Own own(all, memory, work, warpgroup - 1);
-            Sums sums;
-            memory.queries_full(own.consumer).await(work.turn & 1);
-            at.index = 0;
-            pass_over(memory, at, own.from);
-            if (own.from < own.to)
-                sweep(sums, own, at);
-            pass_over(memory, at, work.steps - own.to);
-            finish(sums, own);
+#pragma unroll 1
+        for (int pass = 0; pass < 2; ++pass) {
+            unsigned tile = 0;
+            for (unsigned n = blockIdx.x; n < tiles; n += gridDim.x, ++tile) {
+                if (pass == 1 && !memory.is_noted(tile))
+                    continue;
+                Work work(p, n, turn++, pass);
+                Own own(all, memory, work, warpgroup - 1);
+                Sums sums;
+                memory.queries_full(own.consumer).await(work.turn & 1);
+                at.index = 0;
+                pass_over(memory, at, own.from);
+                if (own.from < own.to)
+                    sweep(sums, own, at);
+                pass_over(memory, at, work.steps - own.to);
+                finish(sums, own, tile);
+            }
+            if (threadIdx.x % WARPGROUP == 0)
+                await_taken<0>(); // what comes again comes later
+            if (pass == 0)
+                free(memory.all_noted());
+            memory.all_noted().await(0);
         }
-        if (threadIdx.x % WARPGROUP == 0)
-            await_taken<0>();
     }
 }

@@ -39,7 +39,7 @@ pub const WRONG: [(&str, Edit); 13] = [
 /// The same for kernels for Hopper. None of these waits for what never comes.
 pub const WRONG_ON_HOPPER: [(&str, Edit); 16] = [
     ("JVP: Q K′ᵀ is lost", edit("multiply_keys(s_tangent, q, k_tangent, true);", ";")),
-    ("JVP: μ is without c", edit("blind ? 0 : shift + own.centre[half];", "blind ? 0 : shift;")),
+    ("JVP: μ is without c", edit("not_a_number() : whole + own.centre[half];", "not_a_number() : whole;")),
     ("JVP: O is not taken off", edit("-end.shift * o.x)", "-0.0f * o.x)")),
     (
         "JVP: a window begins one key too late",

@@ -59,8 +59,8 @@ impl Located {
         Self { address: tensor.address(), layout: tensor.layout() }
     }
 
-    /// Bytes from one row, head and entry to the next; `None` where the copy engine does not know such a tensor. An axis
-    /// of length 1 is never walked along, but the driver looks at its stride: it gets one that is always allowed.
+    /// Bytes from one row, head and entry to the next; `None` where the copy engine does not know such a tensor. An
+    /// axis of length 1 is never walked along, but the driver looks at its stride: it gets one that is always allowed.
     fn strides(&self) -> Option<[u64; 3]> {
         let (shape, strides) = (self.layout.shape(), self.layout.strides());
         let columns = shape[3] as u64 * ELEMENT;
@@ -110,8 +110,8 @@ fn encoded(element: CUtensorMapDataType, tensor: Located, rows: u32) -> Option<T
     let (extents, sides) = ([columns, length, heads, batch], [PANEL, rows, 1, 1]);
     let steps = [1_u32; 4];
     let mut map = CUtensorMap { opaque: [0; 16] };
-    // SAFETY: the arrays have as many numbers as the map has axes, but for strides, of which there is one less; all of them
-    // and the map live during the call, which reads nothing of the tensor.
+    // SAFETY: the arrays have as many numbers as the map has axes, but for strides, of which there is one less; all of
+    // them and the map live during the call, which reads nothing of the tensor.
     let outcome = unsafe {
         sys::cuTensorMapEncodeTiled(
             &raw mut map,

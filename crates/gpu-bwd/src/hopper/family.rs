@@ -61,8 +61,8 @@ impl Family {
         Second::of(problem, self.device.architecture(), with_cotangent_tangent)
     }
 
-    /// Bytes of scratch of a sweep; none where this family does not serve the problem. Whether it serves a call depends on
-    /// the call's tensors too, so a call may come without need of them.
+    /// Bytes of scratch of a sweep; none where this family does not serve the problem. Whether it serves a call depends
+    /// on the call's tensors too, so a call may come without need of them.
     pub(crate) fn scratch_bytes(&self, problem: &Problem, order: Order) -> usize {
         let cut = match order {
             Order::First => self.first_for(problem).map(|First(cut)| cut),
@@ -110,8 +110,8 @@ impl Family {
         ];
         let Some(maps) = self.device.tensor_maps(E::DTYPE, tensors)? else { return Ok(false) };
         let (grid, blocks) = HopperJvp::grid(call.problem, self.device.multiprocessors());
-        // SAFETY: a call's tensors were verified, and are borrowed while the launch is asked for; whatever is asked of the
-        // device later comes after it. Maps are of the same tensors.
+        // SAFETY: a call's tensors were verified, and are borrowed while the launch is asked for; whatever is asked of
+        // the device later comes after it. Maps are of the same tensors.
         #[allow(unsafe_code)]
         unsafe {
             self.jvp.launch(choice, blocks, &Mapped { maps, given: call.rules(grid, records) })?;
@@ -201,8 +201,8 @@ impl Family {
         let part = Part::Statistics(order);
         let statistics = PairKernel { part, dtype: E::DTYPE, factored: false, sweep: Sweep::Never };
         let grid = statistics.grid(problem, scratch.records.padded);
-        // SAFETY: a call's tensors were verified, and are borrowed while the launch is asked for; whatever is asked of the
-        // device later comes after it. The scratch is as large as `scratch_bytes` asks for.
+        // SAFETY: a call's tensors were verified, and are borrowed while the launch is asked for; whatever is asked of
+        // the device later comes after it. The scratch is as large as `scratch_bytes` asks for.
         #[allow(unsafe_code)]
         unsafe {
             pairs.launch(statistics, grid.blocks(), &given(grid))?;

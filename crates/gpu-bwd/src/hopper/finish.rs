@@ -32,8 +32,8 @@ impl Finish {
     }
 }
 
-// SAFETY: `Rules` is the struct of rules.cuh, and the kernel touches what its views name, and the scratch, after it waited
-// for the launches ahead.
+// SAFETY: `Rules` is the struct of rules.cuh, and the kernel touches what its views name, and the scratch, after it
+// waited for the launches ahead.
 #[allow(unsafe_code)]
 unsafe impl Spec for Finish {
     type Parameters = Rules;

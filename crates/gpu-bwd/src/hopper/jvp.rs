@@ -26,20 +26,17 @@ pub(super) struct HopperJvp {
 impl HopperJvp {
     /// That for a problem, wherever its tensors lie.
     pub(super) fn of(problem: &Problem, architecture: Architecture) -> Option<Self> {
-        let (d, m) = (problem.shape().d as u32, problem.shape().m);
-        let less_with_96 = m.next_multiple_of(96) < m.next_multiple_of(112);
-        let keys = match d {
-            64 if m < 2048 && less_with_96 => 96,
-            64 => 112,
-            _ => 64,
-        };
-        hopper::suits(problem, architecture, &WIDTHS).then(|| Self { dtype: problem.dtype(), d, keys })
+        let d = problem.shape().d as u32;
+        hopper::suits(problem, architecture, &WIDTHS).then(|| Self::instance(problem.dtype(), d))
+    }
+
+    /// More keys a step would be a little faster at D = 64, and its registers would not hold them.
+    fn instance(dtype: DType, d: u32) -> Self {
+        Self { dtype, d, keys: if d == 64 { 96 } else { 64 } }
     }
 
     pub(super) fn all() -> impl Iterator<Item = Self> {
-        [DType::Bf16, DType::F16]
-            .into_iter()
-            .flat_map(|dtype| [(64, 112), (64, 96), (128, 64)].map(|(d, keys)| Self { dtype, d, keys }))
+        [DType::Bf16, DType::F16].into_iter().flat_map(|dtype| WIDTHS.map(|d| Self::instance(dtype, d)))
     }
 
     /// Rows of boxes of what has queries, and of what has keys.
@@ -47,8 +44,8 @@ impl HopperJvp {
         [BOX, self.keys]
     }
 
-    /// The tiles of a problem, and how many blocks take them. Tiles of one length are handed out to as many blocks as run at
-    /// once; others to whichever block is done, the longest first.
+    /// The tiles of a problem, and how many blocks take them. Tiles of one length are handed out to as many blocks as
+    /// run at once; others to whichever block is done, the longest first.
     pub(super) fn grid(problem: &Problem, multiprocessors: u32) -> (Grid, usize) {
         let intervals = Masking::of(problem, true) == Masking::Intervals;
         let grid = Grid::of_queries(problem, ROWS as usize, if intervals { 16 } else { 1 });

@@ -1,8 +1,8 @@
 //! `cuda-fused` on Hopper: JVP, backward and second order in one sweep over the scores each, by the instructions that
 //! `sm_90a` alone has (hopper.cuh).
 //!
-//! What these kernels serve stands in [`suits`]; all else is served by the portable ones. They need the rests of what they
-//! start from besides: O is taken as it is, and no row is swept twice.
+//! What these kernels serve stands in [`suits`]; all else is served by the portable ones. They need the rests of what
+//! they start from besides: O is taken as it is, and no row is swept twice.
 //!
 //! [`suits`]: theria_gpu_fwd::forward::hopper::suits
 

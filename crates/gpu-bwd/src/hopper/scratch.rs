@@ -8,8 +8,8 @@ use crate::part::{Order, Records};
 /// Where each part begins.
 const ALIGNMENT: usize = 256;
 
-/// Records of queries, then sums of dQ in f32, then a counter for each tile of queries: blocks of keys take turns at the
-/// sums (`hopper_turns.cuh`).
+/// Records of queries, then sums of dQ in f32, then a counter for each tile of queries: blocks of keys take turns at
+/// the sums (`hopper_turns.cuh`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Scratch {
     pub(super) records: Records,

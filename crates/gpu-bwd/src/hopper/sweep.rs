@@ -115,8 +115,8 @@ impl First {
     }
 }
 
-// SAFETY: six maps and `Rules` are the struct of the source, and the kernel touches what they name, and the scratch, after
-// it waited for the launches ahead.
+// SAFETY: six maps and `Rules` are the struct of the source, and the kernel touches what they name, and the scratch,
+// after it waited for the launches ahead.
 #[allow(unsafe_code)]
 unsafe impl Spec for First {
     type Parameters = Mapped<6, Rules>;
@@ -176,8 +176,8 @@ impl Second {
     }
 }
 
-// SAFETY: ten maps and `Rules` are the struct of the source, and the kernel touches what they name, and the scratch, after
-// it waited for the launches ahead.
+// SAFETY: ten maps and `Rules` are the struct of the source, and the kernel touches what they name, and the scratch,
+// after it waited for the launches ahead.
 #[allow(unsafe_code)]
 unsafe impl Spec for Second {
     type Parameters = Mapped<10, Rules>;

@@ -133,14 +133,14 @@ impl HopperForward {
         Grid::of_queries(problem, self.rows() as usize, if self.intervals { 16 } else { 1 })
     }
 
-    /// Blocks of a launch with so many tiles. Tiles of one length are handed out to as many blocks as run at once; others
-    /// to whichever block is done.
+    /// Blocks of a launch with so many tiles. Tiles of one length are handed out to as many blocks as run at once;
+    /// others to whichever block is done.
     pub(super) fn blocks(&self, tiles: usize, multiprocessors: u32) -> usize {
         if self.intervals { tiles } else { tiles.min(multiprocessors as usize) }
     }
 
-    /// Bytes of shared memory of a block: queries, stages of keys and values, a column of ones, what one warpgroup hands to
-    /// the other, barriers.
+    /// Bytes of shared memory of a block: queries, stages of keys and values, a column of ones, what one warpgroup
+    /// hands to the other, barriers.
     fn shared_bytes(&self) -> u32 {
         let Cut { keys, stages, apart, split, .. } = self.cut;
         let ones = if self.rest { 1024 } else { 0 };
@@ -168,8 +168,8 @@ pub(in crate::forward) fn all(architecture: Architecture) -> Vec<HopperForward> 
     all
 }
 
-// SAFETY: five maps and `Tiled` are the struct of the source, and the kernel touches what they name, after it waited for
-// the launches ahead.
+// SAFETY: five maps and `Tiled` are the struct of the source, and the kernel touches what they name, after it waited
+// for the launches ahead.
 #[allow(unsafe_code)]
 unsafe impl Spec for HopperForward {
     type Parameters = Mapped<5, Tiled>;

@@ -28,8 +28,8 @@ impl Family {
         HopperForward::of(problem, rest, self.device.architecture(), self.device.multiprocessors())
     }
 
-    /// Asks for the forward rule. False, and nothing is asked for, where no kernel of this family serves it. The operands
-    /// were verified: they are those of the problem, on this device.
+    /// Asks for the forward rule. False, and nothing is asked for, where no kernel of this family serves it. The
+    /// operands were verified: they are those of the problem, on this device.
     pub(in crate::forward) fn launch<E: Element>(
         &self,
         problem: &Problem,
@@ -50,8 +50,8 @@ impl Family {
         let forward = Forward::of_rule(problem, inputs, saved, grid);
         let given = Tiled { forward, tiles: grid.blocks() as i32 };
         let blocks = choice.blocks(grid.blocks(), self.device.multiprocessors());
-        // SAFETY: the views are those of the problem and on this device, as said above, and are borrowed while the launch
-        // is asked for; whatever is asked of the device later comes after it. Maps are of the same tensors.
+        // SAFETY: the views are those of the problem and on this device, as said above, and are borrowed while the
+        // launch is asked for; whatever is asked of the device later comes after it. Maps are of the same tensors.
         #[allow(unsafe_code)]
         unsafe {
             self.kernels.launch(choice, blocks, &Mapped { maps, given })?;
