@@ -27,8 +27,10 @@ enum Rule { VALUE, PUSH, PULL, PULL_TANGENT };
 
 constexpr Way WAY = THERIA_WAY;
 constexpr int THREADS = 256;
+// Whether what a thread holds is a few registers more than those of two blocks: that is so on devices before Hopper.
+constexpr bool MANY = WAY == HELD && THERIA_RULE == PULL_TANGENT && __CUDA_ARCH__ < 900;
 // Blocks at least that have their registers at one time on a multiprocessor.
-constexpr int BLOCKS = sizeof(THERIA_REAL) == 8 ? 1 : WAY == COLUMNS ? MIXED ? 4 : 5 : 2;
+constexpr int BLOCKS = sizeof(THERIA_REAL) == 8 || MANY ? 1 : WAY == COLUMNS ? MIXED ? 4 : 5 : 2;
 using Real = THERIA_REAL;
 // Numbers of a row that a thread holds, in vectors.
 constexpr int VECTORS = WAY == HELD && !MIXED ? 2 : 1, HOLDS = VECTORS * VECTOR<Real>;

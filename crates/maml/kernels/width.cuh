@@ -33,10 +33,17 @@ template <class R> THERIA_DEVICE void put(void *to, bool narrow, long long n, bo
     }
 }
 
-// Where row `row` begins; null stays null.
+// Where row `row` begins; null stays null. Elements are counted where there is one width: bytes would cost registers.
 template <class R> THERIA_DEVICE void *row_at(const void *data, bool narrow, unsigned row, int width) {
-    long long bytes = (long long)row * width * (MIXED && narrow ? sizeof(bf16) : sizeof(R));
-    return data ? const_cast<char *>(static_cast<const char *>(data)) + bytes : nullptr;
+    if (!data) {
+        return nullptr;
+    }
+    long long first = (long long)row * width;
+    if constexpr (MIXED) {
+        return static_cast<char *>(const_cast<void *>(data)) + first * (narrow ? sizeof(bf16) : sizeof(R));
+    } else {
+        return static_cast<R *>(const_cast<void *>(data)) + first;
+    }
 }
 
 } // namespace theria

@@ -177,13 +177,14 @@ where
         let mut wide = Vec::with_capacity(all.len());
         for (copy, tensor) in factors.copies.iter_mut().zip(all) {
             let GpuTensor::Wide(tensor) = tensor else { continue };
-            *copy = Some(match self.shared.prepared.get(view(tensor).address()) {
-                Some(held) => Copy::Held(held),
-                None => {
+            let held = self.shared.prepared.get(view(tensor).address());
+            *copy = Some(held.map_or_else(
+                || {
                     wide.push(tensor);
                     Copy::Own(wide.len() - 1)
-                }
-            });
+                },
+                Copy::Held,
+            ));
         }
         for some in wide.chunks(MOST) {
             self.round(some, &mut factors.rounded)?;
