@@ -85,8 +85,6 @@ template <int KEYS, int QUERIES, bool INTERVALS> struct Sweep {
     }
 
     THERIA_DEVICE int first_key() const { return tile * KEYS; }
-    // Keys of the block that are there.
-    THERIA_DEVICE int there() const { return max_of(0, min_of(length - first_key(), KEYS)); }
 
     // Where it goes. Lengths are read here.
     THERIA_DEVICE void look(const Score &score) {
