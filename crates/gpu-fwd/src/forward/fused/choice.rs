@@ -77,13 +77,15 @@ fn shipped(occasion: Occasion, architecture: Architecture) -> Choice {
     let Occasion { products, room, masking, load } = occasion;
     let half = matches!(products, Products::Bf16 | Products::F16);
     let looks = masking == Masking::Everything;
+    // There the compiler needs registers that others have left.
+    let scarce = architecture == Architecture::SM_89;
     let chosen = match (half, room, looks, load) {
         (true, ..=64, true, _) => tiling([1, 4, 1, 64, 64, 2], true, 2),
         (true, ..=64, false, Load::Few) => tiling([1, 4, 2, 64, 64, 2], true, 1),
         (true, ..=32, false, _) => tiling([2, 4, 1, 64, 32, 2], false, 2),
-        (true, ..=64, false, Load::Short) => tiling([2, 4, 1, 32, 32, 2], false, 3),
+        (true, ..=64, false, Load::Short) => tiling([2, 4, 1, 32, 32, 2], false, if scarce { 2 } else { 3 }),
         (true, ..=64, false, Load::Long) => tiling([2, 4, 1, 64, 64, 2], true, 2),
-        (true, ..=96, false, Load::Long) => tiling([2, 4, 1, 64, 64, 2], false, 2),
+        (true, ..=96, false, Load::Long) if !scarce => tiling([2, 4, 1, 64, 64, 2], false, 2),
         (true, ..=128, true, _) => tiling([1, 4, 1, 64, 32, 2], false, 2),
         (true, ..=128, false, Load::Few) => tiling([1, 4, 1, 64, 64, 2], true, 2),
         (true, ..=128, false, _) => tiling([2, 4, 1, 32, 32, 3], false, 2),
