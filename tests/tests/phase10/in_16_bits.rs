@@ -280,7 +280,7 @@ impl Machine for InBf16 {
         Ok(())
     }
 
-    fn factors<'a>(&self, all: &[&'a Held]) -> Done<Vec<Tensor<f32>>> {
+    fn factors(&self, all: &[&Held]) -> Done<Vec<Tensor<f32>>> {
         // Number by number as they lie in memory, whatever they are to attention.
         let one = |held: &&Held| -> Done<Tensor<f32>> {
             let numbers = held.tensor.data().to_vec();
