@@ -1,4 +1,5 @@
-// dQ out of the sums that the sweeps of sm_90a left in memory: times the scale, rounded, in the order of the tensor.
+// dQ out of the sums that the sweeps of sm_90a left in memory: strands added up, times the scale, rounded, in the order of
+// the tensor.
 //
 // A tile of sums lies as the threads had it: two parts, one of each warpgroup, and in a part four sums of each thread,
 // then the next four. Sum e of the n-th four of thread t is row r = 16 (t / 32) + 8 (e / 2) + t % 32 / 4 of its part, column
@@ -33,6 +34,8 @@ static THERIA_DEVICE int column_of(int part, int n) {
 // The first of the queries that they belong to.
 static THERIA_DEVICE int query_of(int part, int n) { return TRANSPOSED ? column_of(part, n) : row_of(part); }
 
+static THERIA_DEVICE void add(float4 &to, const float4 &x) { to.x += x.x, to.y += x.y, to.z += x.z, to.w += x.w; }
+
 // One part of a thread, in shared memory.
 static THERIA_DEVICE void stage(unsigned tile, const float4 (&x)[FOURS], int part, float scale) {
 #pragma unroll
@@ -59,21 +62,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8) kernel(const __grid_con
     const Forward &p = all.forward;
     Place place(p); // tiles of QUERIES
     unsigned tile = shared_address(memory);
-    long long at = (long long)(place.b * all.heads + place.h) * p.tiles + place.tile;
+    long long at = (long long)(place.b * all.heads + place.h) * all.strands * p.tiles + place.tile;
     const float4 *from = static_cast<const float4 *>(all.turn_rows) + at * (QUERIES * D / 4) + threadIdx.x;
+    const long long further = (long long)p.tiles * (QUERIES * D / 4); // the next strand
     await_launches_ahead();
     SeenBy<KEYS, QUERIES, INTERVALS> seen(p.score, place.tile, p.score.keys_of(place.b));
-    bool touched = seen.end > seen.begin; // nobody has written sums of queries that see nothing
+    int strands = min_of(all.strands, seen.end - seen.begin); // of which somebody has written the sums
     float scale = float(p.score.scale);
-    int left = touched ? p.score.t - place.tile * QUERIES : 0; // queries that are read
-#pragma unroll
+    int left = p.score.t - place.tile * QUERIES; // queries that are read
+#pragma unroll 1
     for (int part = 0; part < PARTS; ++part) {
-        float4 x[FOURS];
+        float4 x[FOURS] = {};
+        const float4 *here = from + part * FOURS * THREADS;
+#pragma unroll 1
+        for (int strand = 0; strand < strands; ++strand, here += further)
 #pragma unroll
-        for (int n = 0; n < FOURS; ++n) {
-            bool read = query_of(part, n) < left;
-            x[n] = read ? from[(part * FOURS + n) * THREADS] : float4{0, 0, 0, 0};
-        }
+            for (int n = 0; n < FOURS; ++n)
+                if (query_of(part, n) < left)
+                    add(x[n], here[n * THREADS]);
         stage(tile, x, part, scale);
     }
     __syncthreads();

@@ -168,11 +168,11 @@ static THERIA_DEVICE void write_rows(const Parameters &p, const Block &sweep, un
     unsigned parity = 0;
     for (Walk walk(sweep, rules.forward); walk.left > 0; walk.advance(), parity ^= 1) {
         long long head = sweep.b * rules.heads + walk.head;
-        unsigned *counter = static_cast<unsigned *>(rules.turns) + (head * rules.turn_count + walk.tile);
-        float *to = static_cast<float *>(rules.turn_rows) + (head * Block::places(score) + walk.tile) * (D * QUERIES);
-        unsigned turn = sweep.turn(score, walk.tile);
+        Strand strand(rules, head, walk.tile, Block::places(score), sweep.before(score, walk.tile));
+        unsigned *counter = static_cast<unsigned *>(rules.turns) + strand.at;
+        float *to = static_cast<float *>(rules.turn_rows) + strand.at * (D * QUERIES);
         barriers.made().await(parity);
-        add_in_turn(counter, turn, to, memory + ROWS_AT, ROWS_BYTES, [&] { barriers.left().arrive(); });
+        add_in_turn(counter, strand.turn, to, memory + ROWS_AT, ROWS_BYTES, [&] { barriers.left().arrive(); });
     }
 }
 
@@ -504,7 +504,7 @@ extern "C" __global__ void __launch_bounds__((CONSUMERS + 1) * WARPGROUP, 1)
         if (WITH_COTANGENT_TANGENT)
             prefetch(p.g_tangent);
     }
-    Block sweep(p.rules);
+    Block sweep(p.rules.forward);
     __syncthreads();
     await_launches_ahead();
     sweep.look(p.rules.forward.score);

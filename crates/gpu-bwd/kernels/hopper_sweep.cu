@@ -161,12 +161,12 @@ static THERIA_DEVICE void add_sums(const Parameters &p, const Block &block, Memo
             continue;
         skip = WRITERS - 1;
         long long head = block.b * all.heads + walk.head;
-        char *to = static_cast<char *>(all.turn_rows) +
-                   (head * Block::places(all.forward.score) + walk.tile) * (long long)SUM_BYTES;
-        unsigned *counter = static_cast<unsigned *>(all.turns) + head * all.turn_count + walk.tile;
-        unsigned turn = block.turn(all.forward.score, walk.tile);
+        const Score &score = all.forward.score;
+        Strand strand(all, head, walk.tile, Block::places(score), block.before(score, walk.tile));
+        char *to = static_cast<char *>(all.turn_rows) + strand.at * SUM_BYTES;
+        unsigned *counter = static_cast<unsigned *>(all.turns) + strand.at;
         at.sums_full(writer).await(parity);
-        add_in_turn(counter, turn, to, at.sums(writer), SUM_BYTES, [&] { at.sums_empty(writer).arrive(); });
+        add_in_turn(counter, strand.turn, to, at.sums(writer), SUM_BYTES, [&] { at.sums_empty(writer).arrive(); });
         parity ^= 1;
     }
 }
@@ -472,7 +472,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_con
     extern __shared__ __align__(1024) unsigned char memory[];
     let_next_launch_start();
     Memory at{shared_address(memory)};
-    Block block(p.rules);
+    Block block(p.rules.forward);
     if (threadIdx.x == 0) {
         at.make_barriers();
         prefetch(p.q);

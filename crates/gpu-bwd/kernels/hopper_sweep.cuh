@@ -3,22 +3,18 @@
 //
 // Tiles are counted from the last one: place 0 is the last tile of queries. Under a causal mask all blocks begin there.
 //
-// Without causal masks and windows, some blocks of a head that run at the same time go round: block n of N begins at
-// place n·places / N, and comes back to it at the end. So they are rarely at the same tile, and if all run in step, a
-// block is at a tile after those that began nearer to it:
+// Blocks of keys that see a tile of queries add to its sums in the order of their keys. All of them begin at the last tile, so
+// each is at a tile when those before it have left: in time, they stand like stairs. A staircase over all blocks of a head
+// is long where a device has few heads. So a tile has several strands of sums, which the blocks join by turns, and which are
+// added up in the end: blocks of one strand wait for each other alone.
 //
-//     places       0 1 2 3 4 5 6 7
-//     block 0      A . . . . . . .     at place 2, block 1 is first, then block 0, and block 3 comes before block 2,
-//     block 1      . . A . . . . .     which began there last
-//     block 2      . . . . A . . .
-//     block 3      . . . . . . A .
+//     strands 1               strands 2
+//     block 0   7 6 5 4 …     block 0   7 6 5 4 …     blocks 0, 2 … make one strand,
+//     block 1     7 6 5 …     block 1   7 6 5 4 …     blocks 1, 3 … the other
+//     block 2       7 6 …     block 2     7 6 5 …
+//     block 3         7 …     block 3     7 6 5 …
 //
-// That is the order of turns. A block waits for one that began elsewhere, so all of them must be running at the same
-// time: the host lets no more go round together than there are multiprocessors. Otherwise they begin together at the
-// first place that they see, and the order of turns is that of keys.
-//
-// Nobody waits forever. Blocks are started in order of their number, and one waits for blocks before it, or for those
-// that go round with it.
+// Nobody waits forever: blocks are started in the order of their numbers, and one waits for blocks before it alone.
 #pragma once
 #include "rules.cuh"
 
@@ -55,31 +51,22 @@ struct Seers {
 };
 
 // One block. KEYS of it, QUERIES of a tile, INTERVALS: causal masks and windows. `Forward::heads` are those of keys,
-// `tiles` those of keys of a head, `work` the blocks of a section of heads; `Rules::lanes` says how many go round
-// together.
+// `tiles` those of keys of a head, `work` the blocks of a section of heads.
 template <int KEYS, int QUERIES, bool INTERVALS> struct Sweep {
     int b, h;        // batch entry, and head of keys
     int tile;        // of keys
     int length;      // keys of the entry
     int begin;       // the first place of those that see a key here
     int count;       // and how many there are
-    int start;       // where it begins among them
     int low, high;   // queries that see all KEYS of the block: [low, high)
-    int together, before; // blocks of this head that go round with it, and those whose turns come before theirs
 
     static THERIA_DEVICE int places(const Score &score) { return (score.t + QUERIES - 1) / QUERIES; }
 
-    // Which block. Within a section, tiles that go round together are neighbours, and then those of the next head.
-    THERIA_DEVICE explicit Sweep(const Rules &all) {
-        const Forward &p = all.forward;
-        int round = max_of(all.lanes, 1);
+    // Which block. Within a section, a tile of all heads comes before the next one.
+    THERIA_DEVICE explicit Sweep(const Forward &p) {
         unsigned section = p.work.quotient(blockIdx.x), rest = blockIdx.x - section * p.work.number;
-        unsigned heads = p.section.number, circle = rest / (heads * round);
-        before = circle * round;
-        rest -= before * heads;
-        together = min_of(round, p.tiles - before);
-        unsigned head = rest / together, pair = section * heads + head;
-        tile = before + rest - head * together;
+        tile = rest / p.section.number;
+        unsigned pair = section * p.section.number + rest - tile * p.section.number;
         b = p.heads.quotient(pair);
         h = pair - b * p.heads.number;
     }
@@ -90,7 +77,7 @@ template <int KEYS, int QUERIES, bool INTERVALS> struct Sweep {
     THERIA_DEVICE void look(const Score &score) {
         length = score.keys_of(b);
         int first = first_key(), end = min_of(first + KEYS, length), all = places(score);
-        begin = count = start = 0;
+        begin = count = 0;
         low = high = 0;
         if (first >= length)
             return;
@@ -101,10 +88,6 @@ template <int KEYS, int QUERIES, bool INTERVALS> struct Sweep {
         count = all - near.begin / QUERIES - begin;
         if (end - first == KEYS)
             low = far.begin, high = near.end == score.t ? all * QUERIES : near.end;
-        if (!INTERVALS) {
-            together = min_of(together, (length + KEYS - 1) / KEYS - before);
-            start = unsigned(tile - before) * count / together; // fewer than 256 of 2^24: no sum leaves its type
-        }
     }
 
     // Whether all pairs of a tile of queries and the block count.
@@ -112,14 +95,20 @@ template <int KEYS, int QUERIES, bool INTERVALS> struct Sweep {
         return queries * QUERIES >= low && queries * QUERIES + QUERIES <= high;
     }
 
-    // When its turn is at a tile of queries.
-    THERIA_DEVICE unsigned turn(const Score &score, int queries) const {
-        if (INTERVALS)
-            return tile - SeenBy<KEYS, QUERIES, true>(score, queries, length).begin;
-        unsigned place = begin + count - 1 - queries; // from the last tile: `begin` is 0
-        int began = ((place + 1) * together + count - 1) / count; // blocks that began here or before
-        int turn = began - 1 - (tile - before);
-        return before + (turn < 0 ? turn + together : turn);
+    // How many blocks come before it at a tile of queries.
+    THERIA_DEVICE unsigned before(const Score &score, int queries) const {
+        return tile - SeenBy<KEYS, QUERIES, INTERVALS>(score, queries, length).begin;
+    }
+};
+
+// Sums of a tile of queries of a head, counted over all batch entries: which strand of them, and where its counter is.
+struct Strand {
+    long long at;
+    unsigned turn; // of a block at this strand
+
+    THERIA_DEVICE Strand(const Rules &all, long long head, int tile, int tiles, unsigned before) {
+        turn = before / all.strands;
+        at = (head * all.strands + before - turn * all.strands) * tiles + tile;
     }
 };
 
@@ -127,22 +116,19 @@ template <int KEYS, int QUERIES, bool INTERVALS> struct Sweep {
 struct Walk {
     int head, tile; // of queries
     int left;       // visits still to come, this one too
-    int last, steps, first; // the tile at which it begins, tiles of a head, and the lowest one
+    int last, first; // the tile at which it begins in a head, and that at which it ends
 
     template <class S> THERIA_DEVICE Walk(const S &sweep, const Forward &p) {
-        int places = S::places(p.score);
+        last = S::places(p.score) - 1 - sweep.begin;
+        first = last + 1 - sweep.count;
         head = sweep.h * p.group.number;
-        steps = sweep.count;
-        left = steps * p.group.number;
-        first = places - sweep.begin - steps;
-        last = places - 1 - sweep.begin - sweep.start;
+        left = sweep.count * p.group.number;
         tile = last;
     }
     THERIA_DEVICE void advance() {
         --left;
-        tile = tile == first ? first + steps - 1 : tile - 1;
-        if (tile == last)
-            ++head;
+        head += tile == first;
+        tile = tile == first ? last : tile - 1;
     }
 };
 

@@ -1,7 +1,7 @@
 // Turns: blocks of keys that add to the same sums of a tile of queries do so one after the other, in an order that is
 // always the same. So the same bits come out every time, although nobody knows which block is there first.
 //
-// A tile has a counter, which is zero before the kernel starts (`statistics.cu` sees to that). A block whose turn is n
+// A tile has a counter for each strand of its sums, which is zero before the kernel starts (`statistics.cu` sees to that). A block whose turn is n
 // waits until the counter is n, adds, and sets it to n + 1. Whose turn is when is said in hopper_sweep.cuh.
 //
 // One thread does all of that for its block: it waits, asks the copy engine to add, and waits until all has arrived.

@@ -15,11 +15,12 @@ struct Rules {
     int padded;           // records of a head
     int batch;
     int heads;            // query heads of a batch entry, whichever heads the grid is of
+    int strands;          // of sums of dQ, see hopper_sweep.cuh
     View dq, dk, dv;      // or their tangents
     Broadcast dbias;      // the same: an axis that is summed over has stride 0
     int extents[4];       // of the bias
     int lanes;            // that work on one entry of it: 1 or 32
-    int turn_count;       // counters of a head in `turns`
+    int turn_count;       // counters of a head in `turns`, of all strands
     void *turn_rows;      // sums of dQ in f32, where blocks of keys take turns at them
     void *turns;          // whose turn it is: counters of all heads, zero before a sweep
 };

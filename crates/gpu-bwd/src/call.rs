@@ -132,12 +132,8 @@ impl<'a, 'i, E: Element> Call<'a, 'i, E> {
         output(cuda, "lse_tangent", &made.lse, shape.rows())?;
         if let Some(rest) = &made.rest {
             output(cuda, "out_tangent_rest", rest, shape.output())?;
-            self.own.rest_tangent = self.copied(rest);
         }
-        self.own.out_tangent = self.copied(&made.output);
-        self.own.mu = View::of(&made.lse);
-        self.moved.out_tangent = Some(Located::of(&made.output));
-        self.moved.rest_tangent = made.rest.as_ref().map(Located::of);
+        self.tangent(&made.output, &made.lse, made.rest.as_ref());
         Ok(self)
     }
 
@@ -148,13 +144,18 @@ impl<'a, 'i, E: Element> Call<'a, 'i, E> {
         operand(cuda, "lse_tangent", Some(&made.lse), Some(shape.rows()))?;
         if let Some(rest) = &made.rest {
             operand(cuda, "out_tangent_rest", Some(rest), Some(shape.output()))?;
-            self.own.rest_tangent = self.copied(rest);
         }
-        self.own.out_tangent = self.copied(&made.output);
-        self.own.mu = View::of(&made.lse);
-        self.moved.out_tangent = Some(Located::of(&made.output));
-        self.moved.rest_tangent = made.rest.as_ref().map(Located::of);
+        self.tangent(&made.output, &made.lse, made.rest.as_ref());
         Ok(self)
+    }
+
+    /// O′, μ, and what rounding took from O′.
+    fn tangent<A: Address>(&mut self, output: &A, mu: &impl Address, rest: Option<&A>) {
+        self.own.out_tangent = self.copied(output);
+        self.own.rest_tangent = rest.map_or_else(View::default, |rest| self.copied(rest));
+        self.own.mu = View::of(mu);
+        self.moved.out_tangent = Some(Located::of(output));
+        self.moved.rest_tangent = rest.map(Located::of);
     }
 
     /// With G, and G′ if there is one.

@@ -32,6 +32,7 @@ pub(crate) struct Own {
     pub(crate) padded: i32,
     pub(crate) batch: i32,
     pub(crate) heads: i32,
+    pub(crate) strands: i32,
     pub(crate) dq: View,
     pub(crate) dk: View,
     pub(crate) dv: View,

@@ -37,7 +37,7 @@ pub const WRONG: [(&str, Edit); 13] = [
 ];
 
 /// The same for kernels for Hopper. None of these waits for what never comes.
-pub const WRONG_ON_HOPPER: [(&str, Edit); 16] = [
+pub const WRONG_ON_HOPPER: [(&str, Edit); 17] = [
     ("JVP: Q K′ᵀ is lost", edit("multiply_keys(s_tangent, q, k_tangent, true);", ";")),
     ("JVP: μ is without c", edit("not_a_number() : whole + own.centre[half];", "not_a_number() : whole;")),
     ("JVP: O is not taken off", edit("-end.shift * o.x)", "-0.0f * o.x)")),
@@ -48,6 +48,7 @@ pub const WRONG_ON_HOPPER: [(&str, Edit); 16] = [
     ("backward: δ is left out", edit("two.first_delta);", "0.0f * two.first_delta);")),
     ("backward: dK is without the scale", edit("put(dk, scale, p.dk", "put(dk, 1, p.dk")),
     ("whose turn is last has made dQ alone", edit("if (turn == 0)", "if (true)")),
+    ("one strand is taken for all of dQ", edit("min_of(all.strands, seen.end", "min_of(1, seen.end")),
     ("dQ is without the scale", edit("scale * (half ? x[n].z : x[n].x)", "(half ? x[n].z : x[n].x)")),
     (
         "second order: μ is left out",

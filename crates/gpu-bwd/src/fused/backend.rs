@@ -59,19 +59,6 @@ impl CudaFused {
         self
     }
 
-    /// With sweeps on Hopper that go round, which is up to an eighth faster: blocks of keys begin at different queries, and
-    /// rarely wait for each other. **The device has to be theirs.** Blocks that go round together wait for each other, and
-    /// two such sweeps in two streams may each hold the multiprocessors that the other waits for, and never end. One
-    /// [`Device`](theria_gpu_fwd::Device) is one stream, so whoever opens one, in one process, is safe. Bits are those of
-    /// another order of sums.
-    #[must_use]
-    pub fn with_rounds(mut self) -> Self {
-        if let Some(hopper) = &mut self.hopper {
-            hopper.go_round();
-        }
-        self
-    }
-
     /// With these choices for the forward, see [`forward::CudaFused::with_table`].
     #[must_use]
     pub fn with_table(mut self, table: Table) -> Self {

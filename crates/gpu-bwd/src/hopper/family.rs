@@ -2,13 +2,13 @@
 
 use theria_contract::{Element, Problem, Result, Rule};
 use theria_gpu_fwd::forward::parameters::Grid;
-use theria_gpu_fwd::{Device, Edit, Library, Located, Mapped, Spec as _};
+use theria_gpu_fwd::{Device, Edit, Library, Located, Mapped, Spec};
 
 use super::finish::Finish;
 use super::jvp::HopperJvp;
 use super::scratch::Scratch;
 use super::sweep::{Cut, First, Second};
-use crate::call::Call;
+use crate::call::{Call, Moved};
 use crate::pairs::{PairKernel, Sweep};
 use crate::parameters::Rules;
 use crate::part::{Order, Part, Records};
@@ -17,8 +17,6 @@ use crate::part::{Order, Part, Records};
 #[derive(Debug)]
 pub(crate) struct Family {
     device: Device,
-    /// Whether blocks of keys go round.
-    rounds: bool,
     jvp: Library<HopperJvp>,
     first: Library<First>,
     second: Library<Second>,
@@ -27,30 +25,21 @@ pub(crate) struct Family {
 
 impl Family {
     pub(crate) fn new(device: &Device) -> Self {
-        Self {
-            device: device.clone(),
-            rounds: false,
-            jvp: Library::new(device.clone()),
-            first: Library::new(device.clone()),
-            second: Library::new(device.clone()),
-            finish: Library::new(device.clone()),
-        }
+        Self::of(device, None)
     }
 
     pub(crate) fn edited(device: &Device, edit: Edit) -> Self {
-        Self {
-            device: device.clone(),
-            rounds: false,
-            jvp: Library::edited(device.clone(), edit),
-            first: Library::edited(device.clone(), edit),
-            second: Library::edited(device.clone(), edit),
-            finish: Library::edited(device.clone(), edit),
-        }
+        Self::of(device, Some(edit))
     }
 
-    /// With blocks of keys that go round: see [`CudaFused::with_rounds`](crate::CudaFused::with_rounds).
-    pub(crate) fn go_round(&mut self) {
-        self.rounds = true;
+    fn of(device: &Device, edit: Option<Edit>) -> Self {
+        Self {
+            device: device.clone(),
+            jvp: library(device, edit),
+            first: library(device, edit),
+            second: library(device, edit),
+            finish: library(device, edit),
+        }
     }
 
     fn first_for(&self, problem: &Problem) -> Option<First> {
@@ -68,7 +57,11 @@ impl Family {
             Order::First => self.first_for(problem).map(|First(cut)| cut),
             Order::Second => self.second_for(problem, true).map(|second| second.cut),
         };
-        cut.map_or(0, |cut| Scratch::of(problem, order, cut.queries).bytes())
+        cut.map_or(0, |cut| self.scratch(problem, order, cut).bytes())
+    }
+
+    fn scratch(&self, problem: &Problem, order: Order, cut: Cut) -> Scratch {
+        Scratch::of(problem, order, cut.queries, cut.strands(problem, self.device.multiprocessors()))
     }
 
     /// The names of the kernels that serve a rule of a problem with packed tensors and everything that a rule may have,
@@ -96,13 +89,15 @@ impl Family {
         if !at.all_move() || at.rest.is_none() {
             return Ok(false);
         }
+        let [q, k, v] = operands(at, rows, keys);
+        let [q_tangent, k_tangent, v_tangent] = tangents(at, rows, keys);
         let tensors = [
-            boxes(at.q, rows),
-            boxes(at.k, keys),
-            boxes(at.v, keys),
-            boxes(at.q_tangent, rows),
-            boxes(at.k_tangent, keys),
-            boxes(at.v_tangent, keys),
+            q,
+            k,
+            v,
+            q_tangent,
+            k_tangent,
+            v_tangent,
             boxes(at.out, rows),
             boxes(at.rest, rows),
             boxes(at.out_tangent, rows),
@@ -140,14 +135,8 @@ impl Family {
         if at.rest.is_none() {
             return Ok(false);
         }
-        let tensors = [
-            boxes(at.q, rows),
-            boxes(at.k, keys),
-            boxes(at.v, keys),
-            boxes(at.g, rows),
-            boxes(at.dk, made),
-            boxes(at.dv, made),
-        ];
+        let [q, k, v] = operands(at, rows, keys);
+        let tensors = [q, k, v, boxes(at.g, rows), boxes(at.dk, made), boxes(at.dv, made)];
         let Some(maps) = self.device.tensor_maps(E::DTYPE, tensors)? else { return Ok(false) };
         self.between(pairs, Order::First, choice.0, call, |blocks, given| {
             // SAFETY: as of every launch of a call.
@@ -165,13 +154,15 @@ impl Family {
         if !at.all_move() || at.rest.is_none() || at.rest_tangent.is_none() {
             return Ok(false);
         }
+        let [q, k, v] = operands(at, rows, keys);
+        let [q_tangent, k_tangent, v_tangent] = tangents(at, rows, keys);
         let tensors = [
-            boxes(at.q, rows),
-            boxes(at.k, keys),
-            boxes(at.v, keys),
-            boxes(at.q_tangent, rows),
-            boxes(at.k_tangent, keys),
-            boxes(at.v_tangent, keys),
+            q,
+            k,
+            v,
+            q_tangent,
+            k_tangent,
+            v_tangent,
             boxes(at.g, rows),
             boxes(at.g_tangent, rows),
             boxes(at.dk, made),
@@ -196,7 +187,7 @@ impl Family {
         call: &Call<'_, '_, E>,
         sweep: impl FnOnce(usize, Rules) -> theria_gpu_fwd::Result<()>,
     ) -> Result<bool> {
-        let (problem, scratch) = (call.problem, Scratch::of(call.problem, order, cut.queries));
+        let (problem, scratch) = (call.problem, self.scratch(call.problem, order, cut));
         let given = |grid: Grid| scratch.given_to(call.rules(grid, scratch.records));
         let part = Part::Statistics(order);
         let statistics = PairKernel { part, dtype: E::DTYPE, factored: false, sweep: Sweep::Never };
@@ -207,11 +198,8 @@ impl Family {
         unsafe {
             pairs.launch(statistics, grid.blocks(), &given(grid))?;
         }
-        let at_most = if self.rounds { self.device.multiprocessors() } else { 1 };
-        let (grid, together) = cut.grid(problem, at_most);
-        let mut rules = given(grid);
-        rules.own.lanes = together as i32;
-        sweep(grid.blocks(), rules)?;
+        let grid = cut.grid(problem);
+        sweep(grid.blocks(), given(grid))?;
         let finish = Finish { cut, order };
         let grid = finish.grid(problem);
         // SAFETY: the same.
@@ -223,7 +211,26 @@ impl Family {
     }
 }
 
+fn library<S: Spec>(device: &Device, edit: Option<Edit>) -> Library<S> {
+    match edit {
+        Some(edit) => Library::edited(device.clone(), edit),
+        None => Library::new(device.clone()),
+    }
+}
+
 /// A tensor that is moved in boxes of so many rows, if it is there.
-fn boxes(tensor: Option<Located>, rows: u32) -> Option<(Located, u32)> {
+type Boxes = Option<(Located, u32)>;
+
+fn boxes(tensor: Option<Located>, rows: u32) -> Boxes {
     tensor.map(|tensor| (tensor, rows))
+}
+
+/// Q, K and V.
+fn operands(at: &Moved, rows: u32, keys: u32) -> [Boxes; 3] {
+    [boxes(at.q, rows), boxes(at.k, keys), boxes(at.v, keys)]
+}
+
+/// Q′, K′ and V′.
+fn tangents(at: &Moved, rows: u32, keys: u32) -> [Boxes; 3] {
+    [boxes(at.q_tangent, rows), boxes(at.k_tangent, keys), boxes(at.v_tangent, keys)]
 }

@@ -29,3 +29,18 @@ pub(crate) fn kernels(architecture: Architecture) -> Vec<KernelSpec> {
     let second = sweep::Second::all().map(|instance| instance.kernel());
     jvp.chain(first).chain(second).chain(finish::Finish::all().map(|instance| instance.kernel())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_instance_fits_a_block() {
+        let all = kernels(Architecture::SM_90A);
+        assert!(!all.is_empty());
+        for kernel in all {
+            let most = Architecture::SM_90A.shared_memory();
+            assert!(kernel.shared <= most, "{}: {}", kernel.name, kernel.shared);
+        }
+    }
+}

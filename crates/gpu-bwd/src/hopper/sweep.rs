@@ -15,6 +15,11 @@ const WRITTEN: u32 = 64;
 const STAGES: u32 = 2;
 /// Memory that heads which are worked on together may take, so that their queries and sums stay in the cache.
 const NEAR: usize = 32 << 20;
+/// How many of them there are at least, and at most.
+const LEAST_NEAR: usize = 4;
+const MOST_NEAR: usize = 16;
+/// Strands of sums at most.
+const STRANDS: usize = 4;
 
 /// What both sweeps are chosen by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,18 +54,21 @@ impl Cut {
         2 * self.d * rows
     }
 
-    /// The blocks of keys of a problem, and how many of a head go round together (`hopper_sweep.cuh`): at most so many,
-    /// which must run at the same time. Where rows differ in length none do.
-    pub(super) fn grid(&self, problem: &Problem, at_most: u32) -> (Grid, usize) {
-        let (shape, most) = (problem.shape(), at_most.max(1) as usize);
-        if self.intervals || most == 1 {
-            let head = shape.group().saturating_mul(shape.t).saturating_mul(8 * shape.d).max(1);
-            return (Grid::of_keys(problem, KEYS as usize, (NEAR / head).clamp(4, 16)), 1);
-        }
-        let tiles = shape.m.div_ceil(KEYS as usize);
-        // Circles of nearly one size.
-        let circles = tiles.div_ceil(tiles.min(most));
-        (Grid::of_keys(problem, KEYS as usize, 1), tiles.div_ceil(circles))
+    /// The blocks of keys of a problem.
+    pub(super) fn grid(&self, problem: &Problem) -> Grid {
+        let shape = problem.shape();
+        let head = shape.group().saturating_mul(shape.t).saturating_mul(8 * shape.d).max(1);
+        // Blocks of one head are as long where all see all.
+        let most = if self.intervals { MOST_NEAR } else { LEAST_NEAR };
+        Grid::of_keys(problem, KEYS as usize, (NEAR / head).clamp(LEAST_NEAR, most))
+    }
+
+    /// Strands of sums (`hopper_sweep.cuh`), so that a staircase of blocks is short where all of them run at once, or
+    /// nearly so. Where there are more, others work while some wait.
+    pub(super) fn strands(&self, problem: &Problem, multiprocessors: u32) -> usize {
+        let blocks = self.grid(problem).blocks();
+        let waves = blocks.div_ceil(multiprocessors.max(1) as usize).max(1);
+        (STRANDS / waves).clamp(1, problem.shape().m.div_ceil(KEYS as usize).max(1))
     }
 
     pub(super) fn name(&self, kernel: &str) -> String {
@@ -202,33 +210,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_instance_fits_a_block() {
-        let first = First::all().map(|instance| instance.kernel());
-        let second = Second::all().map(|instance| instance.kernel());
-        for kernel in first.chain(second) {
-            assert!(
-                kernel.shared <= Architecture::SM_90A.shared_memory(),
-                "{}: {}",
-                kernel.name,
-                kernel.shared
-            );
-        }
-    }
-
-    #[test]
-    fn no_more_blocks_go_round_together_than_may() {
-        for (m, wanted) in
-            [(1, 1), (128, 1), (129, 2), (4096, 32), (16_896, 132), (16_897, 67), (65_536, 128)]
+    fn sums_have_strands_where_few_blocks_run() {
+        for (heads, m, strands) in
+            [(1, 1, 1), (1, 129, 2), (8, 2048, 4), (9, 2048, 2), (16, 2048, 2), (17, 2048, 1), (64, 4096, 1)]
         {
-            let problem = Problem::builder(DType::Bf16).heads(4, 2).lengths(70, m).head_dims(64, 64);
+            let problem = Problem::builder(DType::Bf16).heads(heads, heads).lengths(70, m).head_dims(64, 64);
             let problem = problem.build().unwrap();
             let cut = Cut::of(&problem, Architecture::SM_90A, [64, 64]).unwrap();
-            let (grid, together) = cut.grid(&problem, 132);
-            assert_eq!(together, wanted, "{m}");
-            assert_eq!(grid.blocks(), 2 * m.div_ceil(128));
-            let (_, with_intervals) = Cut { intervals: true, ..cut }.grid(&problem, 132);
-            let (in_order, alone) = cut.grid(&problem, 1);
-            assert_eq!((with_intervals, alone, in_order.blocks()), (1, 1, grid.blocks()));
+            assert_eq!(cut.strands(&problem, 132), strands, "{heads} {m}");
         }
     }
 }
