@@ -56,6 +56,9 @@ fn cases(width: usize) -> Vec<Case> {
         case("one head of keys for eight", sized(1, [8, 1], 140, 260)),
         case("many heads", sized(2, [66, 66], 270, 140)),
         case("many heads, causal", sized(2, [66, 66], 270, 140).causal(Causal::TopLeft)),
+        case("many heads of 200 rows", sized(2, [66, 66], 200, 300)),
+        case("many heads of 200 rows, causal", sized(2, [66, 66], 200, 140).causal(Causal::BottomRight)),
+        case("many heads of 100 rows", sized(2, [66, 66], 100, 140)),
         case("many tiles of keys", sized(1, [1, 1], 70, 20_000)),
     ];
     let around = [

@@ -12,7 +12,7 @@
 //            begin                                              end
 //              |...|-- step 2 --|-- step 1 --|-- step 0 --|        no key from `end` on is ever brought
 //
-//     shared memory   | Q: ROWS × D | K: STAGES × KEYS × D | V: the same | O, if APART | ones | barriers |
+//     shared memory   | Q: QUERIES × ROWS × D | K: STAGES × KEYS × D | V: the same | O, if APART | ones | barriers |
 //
 //     producer        full(K 0)  full(Q)  full(K 1)  full(V 0)  full(K 2)  full(V 1) ...
 //     consumers       one warpgroup for 64 rows each: await full, multiply, arrive at empty
@@ -33,7 +33,8 @@
 //
 // The reference moves only when a row's maximum is ROOM above it: then O and l are scaled, which is rare.
 //
-// A block takes one tile of rows after the other. The producer runs ahead of the consumers into the next one.
+// A block takes one tile of rows after the other. The producer runs ahead of the consumers into the next one, whose queries
+// have a place of their own where O has.
 #include "forward.cuh"
 #include "hopper.cuh"
 
@@ -45,6 +46,7 @@ constexpr int D = THERIA_D, KEYS = THERIA_KEYS, STAGES = THERIA_STAGES;
 constexpr int GROUPS = THERIA_GROUPS;
 constexpr bool INTERVALS = THERIA_INTERVALS; // whether there are causal masks and windows, or lengths alone
 constexpr bool REST = THERIA_REST, TURNS = THERIA_TURNS, APART = THERIA_APART, SPLIT = THERIA_SPLIT;
+constexpr int QUERIES = APART ? 2 : 1;       // tiles of rows whose queries are in shared memory
 
 constexpr int THREADS = (GROUPS + 1) * WARPGROUP, GROUP_WARPS = WARPGROUP / WARP;
 constexpr int GROUP_ROWS = 64; // of a product, and so of a warpgroup
@@ -52,21 +54,22 @@ constexpr int ROWS = SPLIT ? GROUP_ROWS : GROUP_ROWS * GROUPS;
 constexpr int PANELS = D / PANEL, DEPTHS = D / 16, KEY_DEPTHS = KEYS / 16;
 constexpr int SCORES = KEYS / 2, SUMS = D / 2; // of a thread
 // Registers of a thread: all of 64 Ki, in steps of eight.
-constexpr int PRODUCER_REGISTERS = GROUPS == 2 ? 24 : 32;
-constexpr int CONSUMER_REGISTERS = GROUPS == 2 ? 240 : 160;
+constexpr int PRODUCER_REGISTERS = GROUPS == 3 ? 32 : 24;
+constexpr int CONSUMER_REGISTERS = GROUPS == 2 ? 240 : GROUPS == 3 ? 160 : 112;
 // Whether P becomes an operand while the one before is still being multiplied: there are registers for both. The sum of
 // its rounded numbers is taken from them then. Else it is one more column of the product, beside a panel of ones.
 constexpr bool EARLY = GROUPS == 2, ONES = REST && !EARLY;
 
-static_assert(GROUPS == 2 || GROUPS == 3, "as registers are divided");
+static_assert(GROUPS >= 2 && GROUPS <= 4, "as registers are divided");
+static_assert(APART || GROUPS < 4, "barriers of warps do not meet");
 static_assert(!SPLIT || (GROUPS == 2 && STAGES % 2 == 0 && !TURNS), "two warpgroups share rows, and nothing else");
 static_assert(KEYS % 16 == 0 && D % PANEL == 0, "whole products");
 
 // Shared memory, in bytes from its beginning.
 constexpr unsigned QUERY_PANEL = ROWS * PANEL_ROW, KEY_PANEL = KEYS * PANEL_ROW;
 constexpr unsigned QUERY_BYTES = PANELS * QUERY_PANEL, KEY_BYTES = PANELS * KEY_PANEL;
-constexpr unsigned KEYS_AT = QUERY_BYTES, VALUES_AT = KEYS_AT + STAGES * KEY_BYTES;
-constexpr unsigned OUT_AT = APART ? VALUES_AT + STAGES * KEY_BYTES : 0;
+constexpr unsigned KEYS_AT = QUERIES * QUERY_BYTES, VALUES_AT = KEYS_AT + STAGES * KEY_BYTES;
+constexpr unsigned OUT_AT = APART ? VALUES_AT + STAGES * KEY_BYTES : 0; // else in the place of the queries
 constexpr unsigned ONES_AT = VALUES_AT + STAGES * KEY_BYTES + (APART ? QUERY_BYTES : 0), ONES_BYTES = 1024;
 constexpr unsigned MERGE_AT = ONES_AT + (REST ? ONES_BYTES : 0), MERGE_BYTES = WARPGROUP * (D / 2 + 8) * 4;
 constexpr unsigned BARRIERS_AT = MERGE_AT + (SPLIT ? MERGE_BYTES : 0);
@@ -93,16 +96,18 @@ struct Barriers {
 
     THERIA_DEVICE explicit Barriers(unsigned memory) : memory(memory) {}
 
-    THERIA_DEVICE Barrier q_full() const { return {memory}; }
-    THERIA_DEVICE Barrier q_empty() const { return {memory + 8}; }
-    THERIA_DEVICE Barrier k_full(int n) const { return {memory + 16 + 8 * n}; }
-    THERIA_DEVICE Barrier k_empty(int n) const { return {memory + 16 + 8 * (STAGES + n)}; }
-    THERIA_DEVICE Barrier v_full(int n) const { return {memory + 16 + 8 * (2 * STAGES + n)}; }
-    THERIA_DEVICE Barrier v_empty(int n) const { return {memory + 16 + 8 * (3 * STAGES + n)}; }
+    THERIA_DEVICE Barrier q_full(int n) const { return {memory + 8 * n}; }
+    THERIA_DEVICE Barrier q_empty(int n) const { return {memory + 8 * (2 + n)}; }
+    THERIA_DEVICE Barrier k_full(int n) const { return {memory + 32 + 8 * n}; }
+    THERIA_DEVICE Barrier k_empty(int n) const { return {memory + 32 + 8 * (STAGES + n)}; }
+    THERIA_DEVICE Barrier v_full(int n) const { return {memory + 32 + 8 * (2 * STAGES + n)}; }
+    THERIA_DEVICE Barrier v_empty(int n) const { return {memory + 32 + 8 * (3 * STAGES + n)}; }
 
     THERIA_DEVICE void make() const {
-        q_full().make(1);
-        q_empty().make(GROUPS * GROUP_WARPS);
+        for (int n = 0; n < QUERIES; ++n) {
+            q_full(n).make(1);
+            q_empty(n).make(GROUPS * GROUP_WARPS);
+        }
         for (int n = 0; n < STAGES; ++n) {
             k_full(n).make(1);
             v_full(n).make(1);
@@ -112,7 +117,7 @@ struct Barriers {
         publish_barriers();
     }
 };
-static_assert(16 + 32 * STAGES <= 256, "as the host has it");
+static_assert(32 + 32 * STAGES <= 256, "as the host has it");
 
 // A tile of rows of a head. The order is that of `Place`.
 struct Work {
@@ -192,38 +197,34 @@ THERIA_DEVICE void store_matrices(unsigned at, const unsigned (&from)[4]) {
 
 static THERIA_DEVICE void produce(const Given &given, unsigned memory, const Barriers &barriers) {
     const Forward &p = given.forward;
+    Slot<QUERIES> q;
     Slot<STAGES> k, v;
-    unsigned q_parity = 0;
     for (unsigned index = blockIdx.x; index < given.blocks; index += gridDim.x) {
         Work work(p, index);
-        auto bring_keys = [&](int step) {
-            barriers.k_empty(k.index).await(k.parity ^ 1);
-            Barrier full = barriers.k_full(k.index);
+        // The keys of a step, or the values.
+        auto bring_step = [&](const TensorMap &from, unsigned to, Barrier empty, Barrier full, Slot<STAGES> &slot, int step) {
+            empty.await(slot.parity ^ 1);
             full.arrive_and_expect(KEY_BYTES);
 #pragma unroll
             for (int n = 0; n < PANELS; ++n)
-                bring(memory + KEYS_AT + k.index * KEY_BYTES + n * KEY_PANEL, given.k, full, n * PANEL, work.key(step),
-                      work.h_kv, work.b);
-            k.advance();
+                bring(to + slot.index * KEY_BYTES + n * KEY_PANEL, from, full, n * PANEL, work.key(step), work.h_kv, work.b);
+            slot.advance();
+        };
+        auto bring_keys = [&](int step) {
+            bring_step(given.k, memory + KEYS_AT, barriers.k_empty(k.index), barriers.k_full(k.index), k, step);
         };
         auto bring_values = [&](int step) {
-            barriers.v_empty(v.index).await(v.parity ^ 1);
-            Barrier full = barriers.v_full(v.index);
-            full.arrive_and_expect(KEY_BYTES);
-#pragma unroll
-            for (int n = 0; n < PANELS; ++n)
-                bring(memory + VALUES_AT + v.index * KEY_BYTES + n * KEY_PANEL, given.v, full, n * PANEL, work.key(step),
-                      work.h_kv, work.b);
-            v.advance();
+            bring_step(given.v, memory + VALUES_AT, barriers.v_empty(v.index), barriers.v_full(v.index), v, step);
         };
         if (work.steps > 0)
             bring_keys(0);
-        barriers.q_empty().await(q_parity ^ 1);
-        barriers.q_full().arrive_and_expect(QUERY_BYTES);
+        Barrier full = barriers.q_full(q.index);
+        barriers.q_empty(q.index).await(q.parity ^ 1);
+        full.arrive_and_expect(QUERY_BYTES);
 #pragma unroll
         for (int n = 0; n < PANELS; ++n)
-            bring(memory + n * QUERY_PANEL, given.q, barriers.q_full(), n * PANEL, work.row, work.h, work.b);
-        q_parity ^= 1;
+            bring(memory + q.index * QUERY_BYTES + n * QUERY_PANEL, given.q, full, n * PANEL, work.row, work.h, work.b);
+        q.advance();
         for (int step = 1; step < work.steps; ++step) {
             bring_keys(step);
             bring_values(step - 1);
@@ -427,7 +428,7 @@ struct Consumer {
     unsigned memory;
     int own_group;
     float factor;
-    unsigned q_parity = 0;
+    Slot<QUERIES> q;
     unsigned past = 0; // steps of the tiles before
     unsigned count;    // of the ring: the step that this warpgroup is at
 
@@ -445,7 +446,7 @@ struct Consumer {
     // Places of this step (0), and of the next one (1).
     THERIA_DEVICE unsigned place(int ahead) const { return (count + ahead * STRIDE) % STAGES; }
     THERIA_DEVICE unsigned parity(int ahead) const { return (count + ahead * STRIDE) / STAGES % 2; }
-    THERIA_DEVICE unsigned queries() const { return memory + group_row() * PANEL_ROW; }
+    THERIA_DEVICE unsigned queries() const { return memory + q.index * QUERY_BYTES + group_row() * PANEL_ROW; }
     THERIA_DEVICE unsigned keys(int ahead) const { return memory + KEYS_AT + place(ahead) * KEY_BYTES; }
     THERIA_DEVICE unsigned values() const { return memory + VALUES_AT + place(0) * KEY_BYTES; }
     THERIA_DEVICE unsigned ones() const { return memory + ONES_AT; }
@@ -461,7 +462,7 @@ struct Consumer {
     // Early where O has memory of its own, else when it has left.
     THERIA_DEVICE void let_queries_go() const {
         if (APART)
-            let_go(barriers.q_empty());
+            let_go(barriers.q_empty(q.index));
     }
 
     // Turns go round. Each warpgroup has one in every step, whether the step concerns it or not.
@@ -587,8 +588,7 @@ struct Consumer {
     // Steps that concern this warpgroup, and those that do not.
     THERIA_DEVICE void sweep_all(State &state, unsigned index) {
         Steps steps(given.forward, Work(given.forward, index), group_row());
-        barriers.q_full().await(q_parity);
-        q_parity ^= 1;
+        barriers.q_full(q.index).await(q.parity);
         steps.first = uniform(steps.first);
         steps.whole = uniform(steps.whole);
         steps.part = uniform(steps.part);
@@ -739,8 +739,9 @@ struct Consumer {
                 write(state, work);
             if (!APART && lane() == 0) {
                 await_left<0>();
-                barriers.q_empty().arrive();
+                barriers.q_empty(q.index).arrive();
             }
+            q.advance();
         }
         if (lane() == 0)
             await_left<0>();

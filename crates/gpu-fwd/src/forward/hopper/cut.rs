@@ -50,23 +50,26 @@ pub(super) struct Cut {
 enum Rows {
     /// Too few for every multiprocessor to have a tile of 128.
     Few,
-    /// Enough, in heads of few rows.
-    Short,
+    /// Enough, in heads of no more than 128.
+    Two,
+    /// Enough, in heads that four warpgroups have between them.
+    Four,
     /// Enough.
-    Long,
+    Many,
 }
 
 impl Rows {
-    const ALL: [Self; 3] = [Self::Few, Self::Short, Self::Long];
+    const ALL: [Self; 4] = [Self::Few, Self::Two, Self::Four, Self::Many];
 
     fn of(problem: &Problem, multiprocessors: u32) -> Self {
         let shape = problem.shape();
         if shape.t.div_ceil(128) * shape.batch * shape.heads_q < multiprocessors as usize {
-            Self::Few
-        } else if shape.t <= 256 {
-            Self::Short
-        } else {
-            Self::Long
+            return Self::Few;
+        }
+        match shape.t.div_ceil(TILE as usize) {
+            0..=2 => Self::Two,
+            4 => Self::Four,
+            _ => Self::Many,
         }
     }
 }
@@ -77,11 +80,12 @@ const fn cut([keys, stages, groups]: [u32; 3]) -> Cut {
 }
 
 /// The shipped cut. The numbers were measured on an H200.
-fn shipped(d: u32, rows: Rows, rest: bool) -> Cut {
+fn shipped(d: u32, rows: Rows) -> Cut {
     match (d, rows) {
         (64, Rows::Few) => Cut { turns: false, apart: false, split: true, ..cut([128, 4, 2]) },
-        (64, Rows::Short) => cut([112, 2, 2]),
-        (64, Rows::Long) => cut([if rest { 112 } else { 128 }, 2, 3]),
+        (64, Rows::Two) => cut([112, 2, 2]),
+        (64, Rows::Four) => cut([64, 4, 4]),
+        (64, Rows::Many) => cut([128, 2, 3]),
         (128, _) => cut([128, 2, 2]),
         _ => Cut { turns: false, apart: false, ..cut([80, 2, 2]) },
     }
@@ -113,7 +117,7 @@ impl HopperForward {
             d,
             intervals: Masking::of(problem, true) == Masking::Intervals,
             rest,
-            cut: shipped(d, Rows::of(problem, multiprocessors), rest),
+            cut: shipped(d, Rows::of(problem, multiprocessors)),
         })
     }
 
@@ -139,13 +143,17 @@ impl HopperForward {
         if self.intervals { tiles } else { tiles.min(multiprocessors as usize) }
     }
 
-    /// Bytes of shared memory of a block: queries, stages of keys and values, a column of ones, what one warpgroup
-    /// hands to the other, barriers.
+    /// Bytes of shared memory of a block: queries, and where O has a place of its own, it and those of the next tile;
+    /// stages of keys and values, a column of ones, what one warpgroup hands to the other, barriers.
     fn shared_bytes(&self) -> u32 {
         let Cut { keys, stages, apart, split, .. } = self.cut;
         let ones = if self.rest { 1024 } else { 0 };
         let merged = if split { 512 * (self.d / 2 + 8) } else { 0 };
-        2 * self.d * self.rows() * (1 + u32::from(apart)) + 4 * self.d * keys * stages + ones + merged + 256
+        2 * self.d * self.rows() * if apart { 3 } else { 1 }
+            + 4 * self.d * keys * stages
+            + ones
+            + merged
+            + 256
     }
 }
 
@@ -158,7 +166,7 @@ pub(in crate::forward) fn all(architecture: Architecture) -> Vec<HopperForward> 
     for products in [Products::Bf16, Products::F16] {
         for (d, rows) in WIDTHS.into_iter().flat_map(|d| Rows::ALL.map(|rows| (d, rows))) {
             for (intervals, rest) in [(false, false), (false, true), (true, false), (true, true)] {
-                let instance = HopperForward { products, d, intervals, rest, cut: shipped(d, rows, rest) };
+                let instance = HopperForward { products, d, intervals, rest, cut: shipped(d, rows) };
                 if !all.contains(&instance) {
                     all.push(instance);
                 }
