@@ -2,6 +2,6 @@
 
 mod report;
 
-fn main() -> Result<(), theria_gpu_fwd::Error> {
+fn main() -> Result<std::process::ExitCode, theria_gpu_fwd::Error> {
     report::print(theria_gpu_fwd::forward::kernels)
 }

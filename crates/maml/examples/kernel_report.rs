@@ -3,6 +3,6 @@
 #[path = "../../gpu-fwd/examples/report/mod.rs"]
 mod report;
 
-fn main() -> Result<(), theria_gpu_fwd::Error> {
+fn main() -> Result<std::process::ExitCode, theria_gpu_fwd::Error> {
     report::print(|_| theria_maml::machine::kernels())
 }
