@@ -34,6 +34,8 @@ constexpr int BLOCKS = sizeof(THERIA_REAL) == 8 || MANY ? 1 : WAY == COLUMNS ? M
 using Real = THERIA_REAL;
 // Numbers of a row that a thread holds, in vectors.
 constexpr int VECTORS = WAY == HELD && !MIXED ? 2 : 1, HOLDS = VECTORS * VECTOR<Real>;
+// Vectors of sums that a thread asks for at one time: they need no more registers than rows do.
+constexpr int BATCH = WAY == HELD ? 16 : 4;
 
 // A team on a row.
 struct Row {
@@ -341,19 +343,16 @@ THERIA_DEVICE void hold(const Rows &rows, const Place &at, Row row) {
     for (int k = 0; k < 4; ++k) {
         const Operand &of = k < 3 ? rows.x[k] : rows.y;
         if ((BACK ? k < 3 : k == 3) && may_share(k) && of.summed()) {
-            combine<THREADS, HOLDS>(rows, at, sums[k]);
+            combine<THREADS, HOLDS>(rows.lanes, rows.deep, sums[k]);
             if (at.depth == 0 && at.group < unsigned(rows.groups)) {
                 R *to = left_at<R>(of, rows, at);
 #pragma unroll
                 for (int v = 0; v < VECTORS; ++v) {
                     int column = begin + row.column(v * VECTOR<R>);
-                    store<false>(to, false, column, of.width - column, rows.chunks == 1 && of.add, sums[k] + v * VECTOR<R>);
+                    store<WHOLE>(to, false, column, of.width - column, rows.chunks == 1 && of.add, sums[k] + v * VECTOR<R>);
                 }
             }
         }
-    }
-    if (rows.chunks > 1 && rows.fans > 0) {
-        gather<R>(rows, at, begin, begin + (HOLDS << rows.lanes));
     }
 }
 
@@ -387,15 +386,12 @@ template <class F, class R, class N, bool BACK> THERIA_DEVICE void stream(const 
     for (int k = 0; k < 4; ++k) {
         const Operand &of = k < 3 ? rows.x[k] : rows.y;
         if ((BACK ? k < 3 : k == 3) && of.summed() && of.width == 1) {
-            combine<THREADS, 1>(rows, at, sums + k);
+            combine<THREADS, 1>(rows.lanes, rows.deep, sums + k);
             if (at.depth == 0 && at.lane == 0 && at.group < unsigned(rows.groups)) {
                 R *to = left_at<R>(of, rows, at);
                 *to = rows.chunks == 1 && of.add ? *to + sums[k] : sums[k];
             }
         }
-    }
-    if (rows.chunks > 1 && rows.fans > 0) {
-        gather<R>(rows, at, 0, 0x7FFFFFFF);
     }
 }
 
@@ -414,6 +410,12 @@ template <class F, int RULE> THERIA_DEVICE void sweep(const Rows &rows) {
         hold<F, Real, N, BACK, true>(rows, at, row);
     } else {
         hold<F, Real, N, BACK, false>(rows, at, row);
+    }
+    // What is made of rows that are held is their own, but for what is pulled back.
+    if ((WAY != HELD || BACK) && rows.chunks > 1 && rows.fans > 0) {
+        // Blocks have parts of the columns where these have nothing to do with each other.
+        int begin = WAY == COLUMNS ? at.part * (HOLDS << rows.lanes) : 0;
+        gather<THREADS, BATCH, Real>(rows, at, begin, WAY == COLUMNS ? begin + (HOLDS << rows.lanes) : 0x7FFFFFFF);
     }
 }
 

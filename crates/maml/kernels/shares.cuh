@@ -1,20 +1,19 @@
 // Sums of what rows share: over the rows that a block goes through, and over blocks, in one launch and in one order.
 //
-// A block leaves its sums, and takes a ticket among FAN blocks. The one that takes the last of them adds up what all of
-// them left, in the order of the blocks and not in that of the tickets, and goes on in their name among the next FAN,
-// until one is left. Who is last decides who adds, and never what comes out.
+// A block leaves its sums, and takes a ticket among 2^fan blocks. The one that takes the last of them adds up what all
+// of them left, and goes on in their name among the next 2^fan, until one is left. Who is last decides who adds, and
+// never what comes out: each of its threads has a vector of columns, and, where that leaves threads, one of so many of
+// the blocks; what these add up goes together as the rows of a block do.
 //
-// Before it takes a ticket, every thread of a block makes what it wrote visible (__threadfence) and waits for the others
-// (__syncthreads); who finds that its ticket is the last one makes sure in the same way that it sees what was written
-// before the other tickets were taken. Whoever takes the last one puts the counter back to zero: no block of the launch
-// takes it up again, and the next launch waits for this one before it touches memory.
+// Tickets are given in one order. Whoever takes one has waited for what its block wrote (__syncthreads), and that is
+// seen by those that take later ones, and by threads that wait for these (`take`). Whoever takes the last one puts the
+// counter back to zero: no block of the launch takes it up again, and the next launch waits for this one before it
+// touches memory.
 #pragma once
 
 #include "vector.cuh"
 
 namespace theria {
-
-constexpr int FAN = 32;
 
 // Which row of an operand belongs to row r: r / n, or r % n (`Follow` in mod.rs).
 struct Follow {
@@ -56,8 +55,8 @@ struct Rows {
     int length, chunks, parts;
     // 2^lanes threads are on a row, 2^deep of these teams on rows of one group, and that so many times.
     int lanes, deep, steps;
-    // Places for sums of a group, and counters of a part of it.
-    int slots, fans;
+    // Places for sums of a group, and counters of a part of it, one of them for 2^fan blocks.
+    int slots, fans, fan;
     // Whether rows begin at multiples of sixteen bytes and consist of vectors.
     int whole;
 };
@@ -89,27 +88,36 @@ struct Place {
     }
 };
 
-// Adds up what the threads of a column hold, to those of depth 0.
-template <int THREADS, int COUNT, class R> THERIA_DEVICE void combine(const Rows &rows, const Place &at, R *sums) {
-    __shared__ R room[COUNT * THREADS / 2];
-    int within = (at.depth << rows.lanes) + at.lane, first = at.team << (rows.lanes + rows.deep) >> 1;
-    for (int half = 1 << rows.deep >> 1; half > 0; half /= 2) {
-        int moved = half << rows.lanes;
-        if (at.depth >= half && at.depth < 2 * half) {
+// Adds up what 2^deep threads hold that lie 2^lanes apart, to the first of them.
+template <int THREADS, int COUNT, class R> THERIA_DEVICE void combine(int lanes, int deep, R *sums) {
+    // What is moved in one step lies beside what is moved in the others.
+    __shared__ R room[COUNT * THREADS];
+    int depth = threadIdx.x >> lanes & ((1 << deep) - 1);
+    for (int half = 1 << deep >> 1; half > 0; half /= 2) {
+        int moved = half << lanes;
+        if (moved < WARP) {
 #pragma unroll
             for (int i = 0; i < COUNT; ++i) {
-                room[i * (THREADS / 2) + first + within - moved] = sums[i];
+                sums[i] = sums[i] + __shfl_down_sync(FULL_WARP, sums[i], moved);
+            }
+            continue;
+        }
+        if (depth >= half && depth < 2 * half) {
+#pragma unroll
+            for (int i = 0; i < COUNT; ++i) {
+                room[i * THREADS + threadIdx.x] = sums[i];
             }
         }
         __syncthreads();
-        if (at.depth < half) {
+        if (depth < half) {
 #pragma unroll
             for (int i = 0; i < COUNT; ++i) {
-                sums[i] = sums[i] + room[i * (THREADS / 2) + first + within];
+                sums[i] = sums[i] + room[i * THREADS + threadIdx.x + moved];
             }
         }
-        __syncthreads();
     }
+    // Nobody leaves anything else before all have read this.
+    __syncthreads();
 }
 
 // Where a block leaves the sums of its rows: at their place if it has all of the group, or with those of other blocks.
@@ -118,50 +126,150 @@ template <class R> THERIA_DEVICE R *left_at(const Operand &of, const Rows &rows,
                             : static_cast<R *>(of.sums) + ((long long)at.group * rows.slots + at.chunk) * of.width;
 }
 
-// Adds up what blocks left of columns from `begin` to `end`. All threads of the block have left theirs.
-template <class R> THERIA_DEVICE void gather(const Rows &rows, const Place &at, int begin, int end) {
+// Takes a ticket. What a block wrote before it took one is seen by those that take a later one.
+THERIA_DEVICE unsigned take(unsigned *tickets) {
+    unsigned ticket;
+    asm volatile("atom.acq_rel.gpu.add.u32 %0, [%1], 1;" : "=r"(ticket) : "l"(tickets) : "memory");
+    return ticket;
+}
+
+// Sixteen bytes that other blocks left.
+THERIA_DEVICE void load_left(const float *from, float *to) {
+    float4 x = __ldcg(reinterpret_cast<const float4 *>(from));
+    to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
+}
+THERIA_DEVICE void load_left(const double *from, double *to) {
+    double2 x = __ldcg(reinterpret_cast<const double2 *>(from));
+    to[0] = x.x, to[1] = x.y;
+}
+
+// A vector of columns that blocks left sums of: sixteen bytes.
+template <class R> struct Left {
+    static constexpr int LENGTH = SIXTEEN_BYTES<R>;
+
+    R *sums, *made;
+    // Numbers of a row, and those of the vector that are there.
+    int width, there;
+    bool add;
+
+    // Vectors that an operand has of columns from `begin` to `end`.
+    static THERIA_DEVICE int count(const Operand &of, int begin, int end) {
+        return of.sums ? (max_of(min_of(end, of.width) - begin, 0) + LENGTH - 1) / LENGTH : 0;
+    }
+
+    static THERIA_DEVICE int count(const Rows &rows, int begin, int end) {
+        return count(rows.x[0], begin, end) + count(rows.x[1], begin, end) + count(rows.x[2], begin, end) +
+               count(rows.y, begin, end);
+    }
+
+    // Vector n of those of all operands; there is nothing of it if they have fewer.
+    THERIA_DEVICE Left(const Rows &rows, const Place &at, int n, int begin, int end)
+        : sums(nullptr), made(nullptr), width(0), there(0), add(false) {
+        int column = 0;
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+            const Operand &of = k < 3 ? rows.x[k] : rows.y;
+            int vectors = count(of, begin, end);
+            if (n >= 0 && n < vectors) {
+                sums = static_cast<R *>(of.sums), made = static_cast<R *>(of.made);
+                width = of.width, add = of.add, column = begin + n * LENGTH;
+            }
+            n -= vectors;
+        }
+        there = min_of(min_of(end, width) - column, LENGTH);
+        // Blocks leave little (SUMS in division.rs): no place of it is a long number.
+        sums += int(at.group) * rows.slots * width + column;
+        made += int(at.group) * width + column;
+    }
+
+    // Whether it lies at a multiple of sixteen bytes in every row.
+    THERIA_DEVICE bool whole() const {
+        return there == LENGTH && (reinterpret_cast<unsigned long long>(sums) | width * sizeof(R)) % 16 == 0;
+    }
+
+    // Adds up what lies in so many rows, one every `step`. A BATCH of them is asked for before the first is waited for.
+    template <bool WHOLE, int BATCH> THERIA_DEVICE void add_up(int first, int step, int many, R *sum) const {
+        int at = first * width, apart = step * width;
+#pragma unroll 1
+        for (; many > 0; many -= BATCH) {
+            R x[BATCH][LENGTH] = {};
+#pragma unroll
+            for (int j = 0; j < BATCH; ++j, at += apart) {
+                if constexpr (WHOLE) {
+                    if (j < many) {
+                        load_left(sums + at, x[j]);
+                    }
+                } else {
+#pragma unroll
+                    for (int c = 0; c < LENGTH; ++c) {
+                        x[j][c] = j < many && c < there ? __ldcg(sums + at + c) : R(0);
+                    }
+                }
+            }
+#pragma unroll
+            for (int j = 0; j < BATCH; ++j) {
+#pragma unroll
+                for (int c = 0; c < LENGTH; ++c) {
+                    sum[c] += x[j][c];
+                }
+            }
+        }
+    }
+};
+
+// Rounds up to a power of two, and says which.
+THERIA_DEVICE int bits(int n) { return n > 1 ? 32 - __clz(n - 1) : 0; }
+
+// Adds up what blocks left of columns from `begin` to `end`. All threads of the block are here.
+template <int THREADS, int BATCH, class R>
+THERIA_DEVICE void gather(const Rows &rows, const Place &at, int begin, int end) {
     __shared__ bool last;
-    unsigned count = rows.chunks, mine = at.chunk, from = 0;
-    unsigned *tickets = rows.tickets + (long long)(at.group * rows.parts + at.part) * rows.fans;
+    int count = rows.chunks, mine = at.chunk, from = 0, counter = (at.group * rows.parts + at.part) * rows.fans;
     while (true) {
-        unsigned fans = (count + FAN - 1) / FAN, fan = mine / FAN, many = count - fan * FAN;
-        many = many < FAN ? many : FAN;
-        __threadfence();
+        int fan = mine >> rows.fan, first = fan << rows.fan, many = min_of(count - first, 1 << rows.fan);
         __syncthreads();
         if (threadIdx.x == 0) {
-            last = atomicAdd(tickets + fan, 1u) == many - 1;
+            unsigned *tickets = rows.tickets + counter + fan;
+            last = take(tickets) == unsigned(many - 1);
             if (last) {
-                tickets[fan] = 0;
+                *tickets = 0;
             }
         }
         __syncthreads();
         if (!last) {
             return;
         }
-        __threadfence();
-        for (int k = 0; k < 4; ++k) {
-            const Operand &of = k < 3 ? rows.x[k] : rows.y;
-            if (!of.summed()) {
-                continue;
+        // A thread for each vector; and, where that leaves some, as many for parts of the blocks.
+        int vectors = Left<R>::count(rows, begin, end);
+        int lanes = min_of(bits(vectors), bits(THREADS)), deep = bits(THREADS) - lanes;
+        int lane = threadIdx.x & ((1 << lanes) - 1), depth = threadIdx.x >> lanes;
+        // The first row of a thread, and how many it has.
+        int row = from + first + depth, own = (many - depth + (1 << deep) - 1) >> deep;
+        bool all = many == count;
+        from += count, count = (count + (1 << rows.fan) - 1) >> rows.fan;
+#pragma unroll 1
+        for (int v = 0; v < vectors; v += 1 << lanes) {
+            Left<R> of(rows, at, v + lane, begin, end);
+            R *to = all ? of.made : of.sums + (from + fan) * of.width, sums[Left<R>::LENGTH] = {};
+            if (of.whole()) {
+                of.template add_up<true, BATCH>(row, 1 << deep, own, sums);
+            } else {
+                of.template add_up<false, BATCH / Left<R>::LENGTH>(row, 1 << deep, own, sums);
             }
-            R *sums = static_cast<R *>(of.sums) + (long long)at.group * rows.slots * of.width;
-            const R *left = sums + (long long)(from + fan * FAN) * of.width;
-            R *to = fans == 1 ? static_cast<R *>(of.made) + (long long)at.group * of.width
-                              : sums + (long long)(from + count + fan) * of.width;
-            bool add = fans == 1 && of.add;
-            for (int n = begin + threadIdx.x; n < min_of(end, of.width); n += blockDim.x) {
-                R sum = R(0);
-#pragma unroll 8
-                for (unsigned i = 0; i < many; ++i) {
-                    sum += __ldcg(left + (long long)i * of.width + n);
+            combine<THREADS, Left<R>::LENGTH>(lanes, deep, sums);
+            if (depth == 0) {
+#pragma unroll
+                for (int c = 0; c < Left<R>::LENGTH; ++c) {
+                    if (c < of.there) {
+                        to[c] = all && of.add ? to[c] + sums[c] : sums[c];
+                    }
                 }
-                to[n] = add ? to[n] + sum : sum;
             }
         }
-        if (fans == 1) {
+        if (all) {
             return;
         }
-        from += count, tickets += fans, count = fans, mine = fan;
+        counter += count, mine = fan;
     }
 }
 

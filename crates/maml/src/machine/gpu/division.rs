@@ -7,8 +7,8 @@ use crate::machine::{Columns, Follow};
 pub(super) const SUMS: usize = 2 << 20;
 /// Counters of blocks that have left their sums.
 pub(super) const TICKETS: usize = 1 << 16;
-/// Blocks of which the last one adds up what all of them left, as in `shares.cuh`.
-const FAN: usize = 32;
+/// Numbers that one block adds up by itself: of more, the last blocks of parts add up theirs before.
+const ALONE: usize = 1 << 15;
 /// Threads side by side on rows that are added up: a line of memory.
 const SIDE: usize = 8;
 const WARP: usize = 32;
@@ -78,6 +78,7 @@ pub(super) struct Division {
     steps: i32,
     slots: i32,
     fans: i32,
+    fan: i32,
     pub(super) whole: i32,
 }
 
@@ -86,12 +87,19 @@ fn bits(wanted: usize, most: u32) -> u32 {
     wanted.max(1).next_power_of_two().ilog2().min(most)
 }
 
+/// Of how many blocks the last one adds up what all of them left, as a power of two: of all where that is little, or of
+/// about as many as leave their sums to the very last one.
+fn fan(chunks: usize, left: usize) -> u32 {
+    let all = bits(chunks, usize::BITS - 1);
+    if chunks * left <= ALONE { all } else { all.div_ceil(2) }
+}
+
 /// Places for sums of a group that so many blocks have chunks of, and counters.
-fn levels(chunks: usize) -> (usize, usize) {
+fn levels(chunks: usize, fan: u32) -> (usize, usize) {
     let (mut slots, mut fans, mut count) = (0, 0, chunks);
     while count > 1 {
         slots += count;
-        count = count.div_ceil(FAN);
+        count = count.div_ceil(1 << fan);
         fans += count;
     }
     (slots, fans)
@@ -132,9 +140,13 @@ impl Division {
             Way::Held => ENOUGH_HELD,
             Way::Columns | Way::Streamed => ENOUGH_SUMMED,
         };
+        // A chunk has whole steps: fewer may have all rows than were asked for.
+        let length = |chunks: usize| members.div_ceil(chunks).next_multiple_of(1 << deep).max(1);
+        let taken = |chunks: usize| members.div_ceil(length(chunks)).max(1);
+        let left = summed.div_ceil(parts);
         // Sums of blocks, and those that blocks make of them, have room; and every chunk has a row.
         let fits = |chunks: usize| {
-            let (slots, fans) = levels(chunks);
+            let (slots, fans) = levels(chunks, fan(chunks, left));
             let within = groups * slots * summed <= SUMS && groups * parts * fans <= TICKETS;
             summed == 0 || chunks == 1 || (rows == groups * members && within)
         };
@@ -142,12 +154,12 @@ impl Division {
         if teams > 1 {
             chunks = 1;
         }
-        while !fits(chunks) {
+        while !fits(taken(chunks)) {
             chunks /= 2;
         }
-        let length = members.div_ceil(chunks).next_multiple_of(1 << deep).max(1);
-        let chunks = members.div_ceil(length).max(1);
-        let (slots, fans) = if summed > 0 { levels(chunks) } else { (0, 0) };
+        let (length, chunks) = (length(chunks), taken(chunks));
+        let fan = fan(chunks, left);
+        let (slots, fans) = if summed > 0 { levels(chunks, fan) } else { (0, 0) };
         let number = |n: usize| n as i32;
         Self {
             groups: number(groups),
@@ -161,6 +173,7 @@ impl Division {
             steps: number(length >> deep),
             slots: number(slots),
             fans: number(fans),
+            fan: fan as i32,
             whole: 0,
         }
     }

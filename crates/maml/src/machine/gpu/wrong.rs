@@ -23,21 +23,18 @@ pub const WRONG: [(&str, Edit); 28] = [
     ("a distribution has no other half", edit("x < R(0) ? tail : R(1) - tail", "tail")),
     ("a product drops a tangent", edit("a.tangent * b.value + a.value * b.tangent", "a.tangent * b.value")),
     ("a quotient forgets what is below", edit("(a.tangent - value * b.tangent)", "a.tangent")),
-    ("the sums of the last block are left out", edit("i < many; ++i", "i < many - 1; ++i")),
-    ("sums of blocks replace what they are added to", edit("fans == 1 && of.add", "false")),
+    ("the sums of the last block are left out", edit("own = (many - depth +", "own = (many - 1 - depth +")),
+    ("sums of blocks replace what they are added to", edit("all && of.add", "false")),
     (
         "the sums of the first blocks are taken for all",
-        edit("from + fan * FAN) * of.width", "from) * of.width"),
+        edit("row = from + first + depth", "row = from + depth"),
     ),
     (
         "sums of one block replace what they are added to",
         edit("rows.chunks == 1 && of.add, sums", "false, sums"),
     ),
-    ("a counter is left as it is", edit("tickets[fan] = 0;", "")),
-    (
-        "half of the rows of a block are lost",
-        edit("at.depth >= half && at.depth < 2 * half", "at.depth == half"),
-    ),
+    ("a counter is left as it is", edit("*tickets = 0;", "")),
+    ("half of the rows of a block are lost", edit("depth >= half && depth < 2 * half", "depth == half")),
     (
         "what is added to a row replaces what is there",
         edit(
