@@ -18,7 +18,9 @@
 // enough keys for every row of the block, and leaves c alone.
 //
 // What rounding took from O is subtracted with it, where it was kept. Where that of O' is to be kept, the sums of P and H
-// are of what is multiplied, rounded: see fused_forward.cu.
+// are of what is multiplied, rounded: see fused_forward.cu. That serves O' alone. A row of few keys would have the
+// rounding of a few weights in its μ, and the second order in all its weights: so μ = c + rowsum(H) then, of H before it
+// was rounded.
 #include "curve.cuh"
 
 using namespace theria;
@@ -35,10 +37,11 @@ struct Moving {
     Sums out;                   // A
     float sum[ROW_TILES][2];    // of P, in the columns of this lane
     float dot[ROW_TILES][2];    // of H
+    float whole[ROW_TILES][2];  // of H before it was rounded, where `dot` is of what is multiplied
     float centre[ROW_TILES][2]; // c
     unsigned known;             // a bit for each row whose c the sweep ahead found
 
-    THERIA_DEVICE Moving() : out{}, sum{}, dot{}, centre{}, known(0) {}
+    THERIA_DEVICE Moving() : out{}, sum{}, dot{}, whole{}, centre{}, known(0) {}
 
     // Keeps c alone, moved to the mean of what was seen.
     THERIA_DEVICE void start_anew() {
@@ -56,7 +59,7 @@ struct Moving {
                     centre[r][half] += __fdividef(moved, weight);
                     known |= 1u << (2 * r + half);
                 }
-                weight = moved = 0;
+                weight = moved = whole[r][half] = 0;
             }
 #pragma unroll
             for (int n = 0; n < DV / 8; ++n)
@@ -125,7 +128,9 @@ static THERIA_DEVICE bool settle(Moving &state, const Scores &p, const Scores &s
             bool known = state.known >> (2 * r + half) & 1;
             if (!known && before < NEGLIGIBLE && here > before) {
                 float centre = __fdividef(moved * scale, here);
-                state.dot[r][half] += state.sum[r][half] * (state.centre[r][half] - centre);
+                float further = state.sum[r][half] * (state.centre[r][half] - centre);
+                state.dot[r][half] += further;
+                state.whole[r][half] += further;
                 state.centre[r][half] = centre;
             }
             settled = settled && (known || !(before + here < NEGLIGIBLE));
@@ -133,7 +138,7 @@ static THERIA_DEVICE bool settle(Moving &state, const Scores &p, const Scores &s
     return __all_sync(FULL_WARP, settled);
 }
 
-// H in place of S', and the sums of P and H. ROUNDED: as they are multiplied.
+// H in place of S', and the sums of P and H. ROUNDED: as they are multiplied, and that of H as it is beside them.
 template <bool ROUNDED>
 static THERIA_DEVICE void move(Moving &state, const Scores &p, Scores &s_tangent, float scale) {
 #pragma unroll
@@ -149,6 +154,8 @@ static THERIA_DEVICE void move(Moving &state, const Scores &p, Scores &s_tangent
                     moved[c] = weight[c] * fmaf(moved[c], scale, -state.centre[r][half]);
                 state.sum[r][half] += sum_of<ROUNDED>(weight[0], weight[1]);
                 state.dot[r][half] += sum_of<ROUNDED>(moved[0], moved[1]);
+                if (ROUNDED)
+                    state.whole[r][half] += moved[0] + moved[1];
             }
 }
 
@@ -189,12 +196,15 @@ struct End {
     float weight, shift, mu; // O' = weight·A - shift·O
 
     // Of a row of this lane; all lanes of the warp ask together.
-    THERIA_DEVICE End(const Moving &state, int r, int half, const Forward &p, const Rows &at) {
-        float sum = state.sum[r][half], dot = state.dot[r][half];
+    THERIA_DEVICE End(const Moving &state, int r, int half, const Rules &rules, const Rows &at) {
+        const Forward &p = rules.forward;
+        float sum = state.sum[r][half], dot = state.dot[r][half], whole = state.whole[r][half];
 #pragma unroll
         for (int step = 1; step < 4; step *= 2) {
             sum += __shfl_xor_sync(FULL_WARP, sum, step);
             dot += __shfl_xor_sync(FULL_WARP, dot, step);
+            if (ROUNDS)
+                whole += __shfl_xor_sync(FULL_WARP, whole, step);
         }
         int i = at.row(r, half);
         float lse = i < p.score.t ? *p.lse.at<float>(at.b, at.h, i) : -infinity();
@@ -202,7 +212,10 @@ struct End {
         bool blind = lse == -infinity() && sum == 0, wrong = !blind && (lse == -infinity() || sum == 0);
         shift = blind ? 0 : wrong ? not_a_number() : __fdividef(dot, sum);
         weight = blind ? 0 : __fdividef(float(p.score.kept), sum);
-        mu = blind ? 0 : shift + state.centre[r][half];
+        // P as it is sums to 1, but for what lse is off, and that is a factor of all that is made of the row's weights.
+        // A division by the sum of rounded weights would bring their rounding back.
+        float moved = ROUNDS && rules.rest_tangent.data && !wrong ? whole : shift;
+        mu = blind ? 0 : moved + state.centre[r][half];
     }
 };
 
@@ -221,7 +234,7 @@ static THERIA_DEVICE bool good_centre(Moving &state, unsigned tile, const Rules 
     for (int r = 0; r < ROW_TILES; ++r)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            End end(state, r, half, p.forward, at);
+            End end(state, r, half, p, at);
             float taken = 0, left = 0;
 #pragma unroll
             for (int n = 0; n < DV / 8; ++n) {
@@ -267,7 +280,7 @@ static THERIA_DEVICE void finish(Moving &state, unsigned tile, const Rules &p, c
     for (int r = 0; r < ROW_TILES; ++r)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            End end(state, r, half, f, at);
+            End end(state, r, half, p, at);
             int i = at.row(r, half);
             if (threadIdx.x % 4 == 0 && i < f.score.t)
                 *p.mu.at<float>(at.b, at.h, i) = end.mu;

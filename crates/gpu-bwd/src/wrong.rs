@@ -26,7 +26,7 @@ pub const WRONG: [(&str, Edit); 13] = [
     ("dSᵀ Q′ is lost", edit("add_values<WHOLE>(dk, dp, q_tangent, count);", ";")),
     ("(P ∘ Z)ᵀ G′ is lost", edit("add_values<WHOLE>(dv, s, g_tangent, count);", ";")),
     ("P V′ is lost", edit("add_values<WHOLE>(state.out, s, v + ValueTile::BYTES, count);", ";")),
-    ("μ is without c", edit("shift + state.centre[r][half];", "shift;")),
+    ("μ is without c", edit("moved + state.centre[r][half];", "moved;")),
     (
         "what rounding took from O′ has the wrong sign",
         edit("x = {x.x - rounded.x, x.y - rounded.y};", "x = {rounded.x - x.x, rounded.y - x.y};"),
