@@ -56,7 +56,7 @@ static THERIA_DEVICE void stage(unsigned tile, const float4 (&x)[FOURS], int par
         }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 8) kernel(const __grid_constant__ Rules all) {
+extern "C" __global__ void __launch_bounds__(THREADS, 4) kernel(const __grid_constant__ Rules all) {
     __shared__ __align__(16) unsigned char memory[Staged::BYTES];
     let_next_launch_start();
     const Forward &p = all.forward;
@@ -70,11 +70,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8) kernel(const __grid_con
     int strands = min_of(all.strands, seen.end - seen.begin); // of which somebody has written the sums
     float scale = float(p.score.scale);
     int left = p.score.t - place.tile * QUERIES; // queries that are read
-#pragma unroll 1
+#pragma unroll
     for (int part = 0; part < PARTS; ++part) {
         float4 x[FOURS] = {};
         const float4 *here = from + part * FOURS * THREADS;
-#pragma unroll 1
+#pragma unroll 2
         for (int strand = 0; strand < strands; ++strand, here += further)
 #pragma unroll
             for (int n = 0; n < FOURS; ++n)

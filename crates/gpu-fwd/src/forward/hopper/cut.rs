@@ -48,13 +48,13 @@ pub(super) struct Cut {
 /// How many rows there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rows {
-    /// Too few for every multiprocessor to have a tile of 128.
+    /// Too few for every other multiprocessor to have a tile of 128.
     Few,
-    /// Enough, in heads of no more than 128.
+    /// No more than a tile of 128 for every multiprocessor, or for every head.
     Two,
-    /// Enough, in heads that four warpgroups have between them.
+    /// More, in heads that four warpgroups have between them.
     Four,
-    /// Enough.
+    /// More.
     Many,
 }
 
@@ -62,12 +62,12 @@ impl Rows {
     const ALL: [Self; 4] = [Self::Few, Self::Two, Self::Four, Self::Many];
 
     fn of(problem: &Problem, multiprocessors: u32) -> Self {
-        let shape = problem.shape();
-        if shape.t.div_ceil(128) * shape.batch * shape.heads_q < multiprocessors as usize {
-            return Self::Few;
-        }
+        let (shape, multiprocessors) = (problem.shape(), multiprocessors as usize);
+        let tiles = shape.t.div_ceil(128).saturating_mul(shape.batch).saturating_mul(shape.heads_q);
         match shape.t.div_ceil(TILE as usize) {
+            _ if tiles.saturating_mul(2) <= multiprocessors => Self::Few,
             0..=2 => Self::Two,
+            _ if tiles <= multiprocessors => Self::Two,
             4 => Self::Four,
             _ => Self::Many,
         }
@@ -83,7 +83,7 @@ const fn cut([keys, stages, groups]: [u32; 3]) -> Cut {
 fn shipped(d: u32, rows: Rows) -> Cut {
     match (d, rows) {
         (64, Rows::Few) => Cut { turns: false, apart: false, split: true, ..cut([128, 4, 2]) },
-        (64, Rows::Two) => cut([112, 2, 2]),
+        (64, Rows::Two) => cut([128, 2, 2]),
         (64, Rows::Four) => cut([64, 4, 4]),
         (64, Rows::Many) => cut([128, 2, 3]),
         (128, _) => cut([128, 2, 2]),

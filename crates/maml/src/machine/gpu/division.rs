@@ -12,8 +12,8 @@ const ALONE: usize = 1 << 15;
 /// Threads side by side on rows that are added up: a line of memory.
 const SIDE: usize = 8;
 const WARP: usize = 32;
-/// Blocks that keep a device busy: eight for each of its multiprocessors, fewer where each has sums to leave.
-const ENOUGH: usize = 1056;
+/// Blocks that keep a device busy: four for each of its multiprocessors, fewer where each holds rows and leaves sums.
+const ENOUGH: usize = 528;
 const ENOUGH_SUMMED: usize = 512;
 const ENOUGH_HELD: usize = 264;
 

@@ -401,7 +401,8 @@ where
         }
     }
 
-    /// Rows of operands that share nothing are one long row, where columns have nothing to do with each other.
+    /// Rows of operands that share nothing are as long as a block has vectors, or one row where that leaves some, where
+    /// columns have nothing to do with each other.
     fn join(&mut self) {
         let to = &mut self.parameters;
         let present = self.sweep.inputs.len();
@@ -410,8 +411,10 @@ where
         let total = to.rows as usize * width as usize;
         let same = all().all(|operand| operand.follow == own && operand.width == width);
         if self.columns == Columns::Apart && same && total <= LARGEST {
-            to.rows = 1;
-            to.x[..present].iter_mut().chain([&mut to.y]).for_each(|operand| operand.width = total as i32);
+            let block = THREADS * self.kind.vectors().length;
+            let width = if total > 0 && total.is_multiple_of(block) { block } else { total };
+            to.rows = (total / width.max(1)) as i32;
+            to.x[..present].iter_mut().chain([&mut to.y]).for_each(|operand| operand.width = width as i32);
         }
     }
 
