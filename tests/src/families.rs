@@ -28,6 +28,7 @@ fn cases(width: usize) -> Vec<Case> {
     let sized = |batch, heads, t, m| sized(batch, heads, t, m, width, width);
     let case = |what: &str, builder: ProblemBuilder| named(format!("{what}, D {width}"), builder);
     let rising = |what: &str, builder| Case { amplitude: Amplitude::Rising, ..case(what, builder) };
+    let falling = |what: &str, builder| Case { amplitude: Amplitude::Falling, ..case(what, builder) };
     let with_lengths = |what: &str, builder: ProblemBuilder, lengths| Case {
         key_lengths: lengths,
         ..case(what, builder.key_lengths())
@@ -53,6 +54,11 @@ fn cases(width: usize) -> Vec<Case> {
         rising("rising", long().scale(1.0)),
         rising("rising, causal", long().causal(Causal::TopLeft).scale(1.0)),
         rising("rising beyond what f32 holds", sized(1, [2, 1], 140, 700).scale(16.0)),
+        falling("falling", long().scale(1.0)),
+        falling("falling, causal", long().causal(Causal::BottomRight).scale(1.0)),
+        falling("falling beyond what f32 holds", sized(1, [2, 1], 140, 700).scale(16.0)),
+        falling("many heads, falling", sized(2, [66, 66], 270, 290).scale(1.0)),
+        falling("many heads of 200 rows, falling", sized(2, [66, 66], 200, 290).scale(1.0)),
         case("one head of keys for eight", sized(1, [8, 1], 140, 260)),
         case("many heads", sized(2, [66, 66], 270, 140)),
         case("many heads, causal", sized(2, [66, 66], 270, 140).causal(Causal::TopLeft)),

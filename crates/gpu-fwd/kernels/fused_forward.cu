@@ -6,9 +6,9 @@
 //     l = l + Σ_j P_j,  O = O + (z ∘ P)·V
 //     O / l,  lse = ln l + r·ln 2
 //
-// Where what rounding takes from O is kept beside it, l is the sum of P as it is multiplied, rounded: O is a mean of
-// values only with their own weights. Then what rowsum(G ∘ O) is off is of the size of what rounding takes from dS, and
-// not of what it takes from dP. lse is off by a rounding of the element type at most, one factor of a whole row.
+// Where what rounding takes from O is kept beside it, O is divided by the sum of P as it is multiplied, rounded: it is a mean
+// of values only with their own weights. Then what rowsum(G ∘ O) is off is of the size of what rounding takes from dS, and
+// not of what it takes from dP. lse is of the sum before: it is a factor of a whole row in all rules.
 //
 // Key groups split the keys of a stage among them and are added up at the end: this is for few queries, where
 // more rows would not fill the device.
@@ -28,7 +28,7 @@ constexpr bool APART = STAGES == 1;
 static_assert(!APART || KEYS == STEP, "the next keys take the place of these");
 constexpr int AHEAD = APART ? 1 : STAGES - 1; // stages that are under way when a step begins
 // What `add_key_groups` needs: see there.
-constexpr int SUMS_BYTES = 16 * ROW_WARPS * WARP * ROW_TILES * ((KEY_GROUPS - 1) * DV / 8 + KEY_GROUPS);
+constexpr int SUMS_BYTES = 16 * ROW_WARPS * WARP * ROW_TILES * ((KEY_GROUPS - 1) * DV / 8 + 2 * KEY_GROUPS);
 // The largest sum of a lane's probabilities in one step that a trusted reference may give. Each of them is an
 // operand of a product next, and binary16 ends at 65504.
 constexpr float LIMIT = 1024;
@@ -53,7 +53,7 @@ static THERIA_DEVICE bool trust(State &state, Scores &s, float factor) {
                 float &first = s[r][n].x[2 * half], &second = s[r][n].x[2 * half + 1];
                 first = exp2_of(fmaf(first, factor, -reference[r][half]));
                 second = exp2_of(fmaf(second, factor, -reference[r][half]));
-                sum[r][half] += sum_of<ROUNDED>(first, second);
+                sum[r][half] += first + second;
             }
 #pragma unroll
     for (int r = 0; r < ROW_TILES; ++r)
@@ -61,10 +61,13 @@ static THERIA_DEVICE bool trust(State &state, Scores &s, float factor) {
     if (!__all_sync(FULL_WARP, good))
         return false;
 #pragma unroll
-    for (int r = 0; r < ROW_TILES; ++r) {
-        state.sum[r][0] += sum[r][0];
-        state.sum[r][1] += sum[r][1];
-    }
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            state.sum[r][half] += sum[r][half];
+            if (ROUNDED)
+                state.taken[r][half] += sum[r][half] - sum_of_row<true>(s, r, half);
+        }
     return true;
 }
 
@@ -96,10 +99,12 @@ static THERIA_DEVICE void weigh(State &state, Scores &s, bool &trusted, const Qu
 static THERIA_DEVICE void add_key_groups(State &state, float4 *memory, int row_warp, int group, float factor) {
     constexpr int PLACES = ROW_WARPS * WARP, PIECES = DV / 8;
     float4 *statistics = memory + row_warp * WARP + threadIdx.x % WARP;
-    float4 *sums = statistics + KEY_GROUPS * ROW_TILES * PLACES;
+    float4 *taken = statistics + KEY_GROUPS * ROW_TILES * PLACES, *sums = taken + KEY_GROUPS * ROW_TILES * PLACES;
 #pragma unroll
     for (int r = 0; r < ROW_TILES; ++r) {
         statistics[(group * ROW_TILES + r) * PLACES] = {state.top[r][0], state.sum[r][0], state.top[r][1], state.sum[r][1]};
+        if (ROUNDS)
+            taken[(group * ROW_TILES + r) * PLACES] = {state.taken[r][0], state.taken[r][1], 0, 0};
 #pragma unroll
         for (int n = 0; n < PIECES; ++n) {
             const float(&x)[4] = state.out[r][n].x;
@@ -125,6 +130,8 @@ static THERIA_DEVICE void add_key_groups(State &state, float4 *memory, int row_w
             shrink[half] = shrink_of(state.top[r][half], top[half], factor);
             state.top[r][half] = top[half];
             state.sum[r][half] *= shrink[half];
+            if (ROUNDS)
+                state.taken[r][half] *= shrink[half];
         }
 #pragma unroll
         for (int n = 0; n < PIECES; ++n)
@@ -136,6 +143,11 @@ static THERIA_DEVICE void add_key_groups(State &state, float4 *memory, int row_w
             float share[2] = {shrink_of(theirs[other].x, top[0], factor), shrink_of(theirs[other].z, top[1], factor)};
             state.sum[r][0] += share[0] * theirs[other].y;
             state.sum[r][1] += share[1] * theirs[other].w;
+            if (ROUNDS) {
+                float4 x = taken[((other < group ? other : other + 1) * ROW_TILES + r) * PLACES];
+                state.taken[r][0] += share[0] * x.x;
+                state.taken[r][1] += share[1] * x.y;
+            }
 #pragma unroll
             for (int n = 0; n < PIECES; ++n)
                 if (group_of(n) == group) {

@@ -428,7 +428,7 @@ struct Consumer {
     unsigned memory;
     int own_group;
     float factor;
-    Slot<QUERIES> q;
+    unsigned tiles = 0; // of rows, before this one
     unsigned past = 0; // steps of the tiles before
     unsigned count;    // of the ring: the step that this warpgroup is at
 
@@ -446,7 +446,8 @@ struct Consumer {
     // Places of this step (0), and of the next one (1).
     THERIA_DEVICE unsigned place(int ahead) const { return (count + ahead * STRIDE) % STAGES; }
     THERIA_DEVICE unsigned parity(int ahead) const { return (count + ahead * STRIDE) / STAGES % 2; }
-    THERIA_DEVICE unsigned queries() const { return memory + q.index * QUERY_BYTES + group_row() * PANEL_ROW; }
+    THERIA_DEVICE unsigned tile_slot() const { return tiles % QUERIES; }
+    THERIA_DEVICE unsigned queries() const { return memory + tile_slot() * QUERY_BYTES + group_row() * PANEL_ROW; }
     THERIA_DEVICE unsigned keys(int ahead) const { return memory + KEYS_AT + place(ahead) * KEY_BYTES; }
     THERIA_DEVICE unsigned values() const { return memory + VALUES_AT + place(0) * KEY_BYTES; }
     THERIA_DEVICE unsigned ones() const { return memory + ONES_AT; }
@@ -462,7 +463,7 @@ struct Consumer {
     // Early where O has memory of its own, else when it has left.
     THERIA_DEVICE void let_queries_go() const {
         if (APART)
-            let_go(barriers.q_empty(q.index));
+            let_go(barriers.q_empty(tile_slot()));
     }
 
     // Turns go round. Each warpgroup has one in every step, whether the step concerns it or not.
@@ -588,7 +589,7 @@ struct Consumer {
     // Steps that concern this warpgroup, and those that do not.
     THERIA_DEVICE void sweep_all(State &state, unsigned index) {
         Steps steps(given.forward, Work(given.forward, index), group_row());
-        barriers.q_full(q.index).await(q.parity);
+        barriers.q_full(tile_slot()).await(tiles / QUERIES % 2);
         steps.first = uniform(steps.first);
         steps.whole = uniform(steps.whole);
         steps.part = uniform(steps.part);
@@ -739,9 +740,9 @@ struct Consumer {
                 write(state, work);
             if (!APART && lane() == 0) {
                 await_left<0>();
-                barriers.q_empty(q.index).arrive();
+                barriers.q_empty(tile_slot()).arrive();
             }
-            q.advance();
+            ++tiles;
         }
         if (lane() == 0)
             await_left<0>();

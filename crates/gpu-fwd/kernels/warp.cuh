@@ -48,8 +48,9 @@ struct State {
     Sums out;
     float top[ROW_TILES][2]; // the score that exponents are taken against; -inf until a key is seen
     float sum[ROW_TILES][2]; // of the columns of this lane
+    float taken[ROW_TILES][2]; // what rounding took from the weights of `sum`, where O is a mean with those that are left
 
-    THERIA_DEVICE State() : out{}, sum{} {
+    THERIA_DEVICE State() : out{}, sum{}, taken{} {
 #pragma unroll
         for (int r = 0; r < ROW_TILES; ++r)
             top[r][0] = top[r][1] = -infinity();
@@ -339,6 +340,8 @@ static THERIA_DEVICE bool refer(State &state, const Scores &s, float factor) {
             plain = plain && top != -infinity() && !Reference(top, factor).large();
             state.top[r][half] = top;
             state.sum[r][half] *= shrink;
+            if (ROUNDS)
+                state.taken[r][half] *= shrink;
 #pragma unroll
             for (int n = 0; n < DV / 8; ++n) {
                 state.out[r][n].x[2 * half] *= shrink;
@@ -369,16 +372,27 @@ template <bool ROUNDED> static THERIA_DEVICE float sum_of(float first, float sec
     return p.x + p.y;
 }
 
+// The sum of P in a row of a step. ROUNDED: as it is multiplied.
+template <bool ROUNDED> static THERIA_DEVICE float sum_of_row(const Scores &s, int r, int half) {
+    float sum = 0;
+#pragma unroll
+    for (int n = 0; n < STEP / 8; ++n)
+        sum += sum_of<ROUNDED>(s[r][n].x[2 * half], s[r][n].x[2 * half + 1]);
+    return sum;
+}
+
 // l += Σ P.
 template <bool ROUNDED = false>
 static THERIA_DEVICE void add_sums(State &state, const Scores &s) {
 #pragma unroll
     for (int r = 0; r < ROW_TILES; ++r)
 #pragma unroll
-        for (int half = 0; half < 2; ++half)
-#pragma unroll
-            for (int n = 0; n < STEP / 8; ++n)
-                state.sum[r][half] += sum_of<ROUNDED>(s[r][n].x[2 * half], s[r][n].x[2 * half + 1]);
+        for (int half = 0; half < 2; ++half) {
+            float sum = sum_of_row<false>(s, r, half);
+            state.sum[r][half] += sum;
+            if (ROUNDED)
+                state.taken[r][half] += sum - sum_of_row<true>(s, r, half);
+        }
 }
 
 // z ∘ P: what dropout drops is zero. The factor of what it keeps comes at the end.
@@ -439,7 +453,7 @@ static THERIA_DEVICE void put(const Sums &out, const float (&weight)[ROW_TILES][
 static THERIA_DEVICE void write(const State &state, unsigned memory, const Forward &p, const Rows &at, int group = 0) {
     int lane = threadIdx.x % WARP;
     float weight[ROW_TILES][2];
-    float sum[ROW_TILES][2];
+    float sum[ROW_TILES][2], rounded[ROW_TILES][2];
     unsigned empty = 0, lost = 0; // a bit for each row of this lane
 #pragma unroll
     for (int r = 0; r < ROW_TILES; ++r)
@@ -448,6 +462,14 @@ static THERIA_DEVICE void write(const State &state, unsigned memory, const Forwa
             float &x = sum[r][half] = state.sum[r][half];
             x += __shfl_xor_sync(FULL_WARP, x, 1);
             x += __shfl_xor_sync(FULL_WARP, x, 2);
+            if (ROUNDS) {
+                float taken = state.taken[r][half];
+                taken += __shfl_xor_sync(FULL_WARP, taken, 1);
+                taken += __shfl_xor_sync(FULL_WARP, taken, 2);
+                rounded[r][half] = x - taken;
+            } else {
+                rounded[r][half] = x;
+            }
             if (x == 0 && at.row(r, half) < p.score.t)
                 empty |= 1 << (2 * r + half);
         }
@@ -470,7 +492,7 @@ static THERIA_DEVICE void write(const State &state, unsigned memory, const Forwa
         for (int half = 0; half < 2; ++half) {
             unsigned bit = 1 << (2 * r + half);
             float lse = Reference(state.top[r][half], factor).lse(sum[r][half], factor);
-            weight[r][half] = __fdividef(float(p.score.kept), sum[r][half]);
+            weight[r][half] = __fdividef(float(p.score.kept), rounded[r][half]);
             if (empty & bit) {
                 lse = lost & bit ? not_a_number() : -infinity();
                 weight[r][half] = lost & bit ? not_a_number() : 0;

@@ -61,6 +61,8 @@ pub enum Amplitude {
     /// A grid, and keys that double in size from eighth to eighth of their number: maxima of rows come
     /// late and again and again, which is what a running softmax has to live with.
     Rising,
+    /// The same the other way round: for kernels that begin with the last keys.
+    Falling,
 }
 
 /// How tensors lie in memory.

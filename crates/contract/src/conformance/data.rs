@@ -135,10 +135,9 @@ impl Maker<'_> {
             E::from_f64(match amplitude {
                 Amplitude::Unit => variate(words),
                 Amplitude::Moderate => variate(words) / 2.0,
-                Amplitude::Rising if tag == KEYS => {
-                    grid(words) * f64::from(1 << (index[2] * 8 / shape[2])) / 128.0
-                }
-                Amplitude::Grid | Amplitude::Rising => grid(words),
+                Amplitude::Rising if tag == KEYS => grid(words) * eighth(index[2], shape[2]),
+                Amplitude::Falling if tag == KEYS => grid(words) * eighth(shape[2] - 1 - index[2], shape[2]),
+                Amplitude::Grid | Amplitude::Rising | Amplitude::Falling => grid(words),
                 Amplitude::Tiny => variate(words) / 64.0,
             })
         })?;
@@ -195,6 +194,11 @@ fn lowest(dtype: DType) -> f64 {
 /// A multiple of 1/4 up to 2 in size.
 fn grid(words: [u32; 4]) -> f64 {
     f64::from(words[0] % 17) / 4.0 - 2.0
+}
+
+/// A power of two up to 1, twice as large from eighth to eighth of so many.
+fn eighth(index: usize, of: usize) -> f64 {
+    f64::from(1 << (index * 8 / of)) / 128.0
 }
 
 /// Mean 0 and variance 1 from four uniform words: exact arithmetic, so the same everywhere.

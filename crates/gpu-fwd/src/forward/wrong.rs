@@ -79,8 +79,8 @@ pub const WRONG_ON_HOPPER: [(&str, Edit); 11] = [
     (
         "the rest has the wrong sign",
         edit(
-            "x -= Element<E>::to_acc(Element<E>::from_acc(x));",
-            "x = Element<E>::to_acc(Element<E>::from_acc(x)) - x;",
+            "x -= Element<E>::to_acc(Element<E>::from_acc(x));\n                    y -= Element<E>::to_acc(Element<E>::from_acc(y));",
+            "x = Element<E>::to_acc(Element<E>::from_acc(x)) - x;\n                    y = Element<E>::to_acc(Element<E>::from_acc(y)) - y;",
         ),
     ),
 ];

@@ -77,8 +77,8 @@ fn shipped(occasion: Occasion, architecture: Architecture) -> Choice {
     let Occasion { products, room, masking, load } = occasion;
     let half = matches!(products, Products::Bf16 | Products::F16);
     let looks = masking == Masking::Everything;
-    // There the compiler needs registers that others have left.
-    let scarce = architecture == Architecture::SM_89;
+    // Before Hopper the compiler needs more registers for the same.
+    let scarce = architecture != Architecture::SM_90A;
     let chosen = match (half, room, looks, load) {
         (true, ..=64, true, _) => tiling([1, 4, 1, 64, 64, 2], true, 2),
         (true, ..=64, false, Load::Few) => tiling([1, 4, 2, 64, 64, 2], true, 1),
@@ -89,7 +89,7 @@ fn shipped(occasion: Occasion, architecture: Architecture) -> Choice {
         (true, ..=128, true, _) => tiling([1, 4, 1, 64, 32, 2], false, 2),
         (true, ..=128, false, Load::Few) => tiling([1, 4, 1, 64, 64, 2], true, 2),
         (true, ..=128, false, _) => tiling([2, 4, 1, 32, 32, 3], false, 2),
-        (true, ..=192, false, Load::Long) => tiling([1, 8, 1, 64, 64, 2], true, 1),
+        (true, ..=192, false, Load::Long) => tiling([1, 8, 1, 64, if scarce { 32 } else { 64 }, 2], true, 1),
         (true, 193.., false, Load::Long) if masking == Masking::Lengths => {
             tiling([1, 4, 1, 48, 48, 1], false, 2)
         }

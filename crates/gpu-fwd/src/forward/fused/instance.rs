@@ -200,7 +200,7 @@ impl FusedForward {
         let (rows, stage_keys) = (self.tiling.rows(), keys * key_groups);
         let work = rows * row(self.d) + stages * stage_keys * (row(self.d) + row(self.dv));
         // What each key group hands to the others, in vectors of four sums.
-        let handed = if key_groups == 1 { 0 } else { (key_groups - 1) * self.dv / 8 + key_groups };
+        let handed = if key_groups == 1 { 0 } else { (key_groups - 1) * self.dv / 8 + 2 * key_groups };
         let end = 16 * rows / 16 * WARP * handed + rows * row(self.dv);
         work.max(end)
     }
