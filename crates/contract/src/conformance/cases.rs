@@ -169,10 +169,6 @@ fn magnitudes() -> Vec<Case> {
             Amplitude::Rising,
         ),
         with(
-            case("scores that fall along the keys", [1, 2, 1, 40, 700, 16, 16], |b| b.scale(2.0)),
-            Amplitude::Falling,
-        ),
-        with(
             case("scores that rise, causal", [1, 1, 1, 300, 300, 16, 16], |b| {
                 b.causal(Causal::TopLeft).scale(2.0)
             }),
