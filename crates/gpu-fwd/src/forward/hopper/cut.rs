@@ -83,10 +83,9 @@ const fn cut([keys, stages, groups]: [u32; 3]) -> Cut {
 fn shipped(d: u32, rows: Rows) -> Cut {
     match (d, rows) {
         (64, Rows::Few) => Cut { turns: false, apart: false, split: true, ..cut([128, 4, 2]) },
-        (64, Rows::Two) => cut([128, 2, 2]),
         (64, Rows::Four) => cut([64, 4, 4]),
         (64, Rows::Many) => cut([128, 2, 3]),
-        (128, _) => cut([128, 2, 2]),
+        (64, Rows::Two) | (128, _) => cut([128, 2, 2]),
         _ => Cut { turns: false, apart: false, ..cut([80, 2, 2]) },
     }
 }
