@@ -58,7 +58,7 @@ impl Cut {
     pub(super) fn grid(&self, problem: &Problem) -> Grid {
         let shape = problem.shape();
         let head = shape.group().saturating_mul(shape.t).saturating_mul(8 * shape.d).max(1);
-        // Blocks of one head are as long where all see all.
+        // Where all see all, blocks are of one length, and few heads at a time are enough.
         let most = if self.intervals { MOST_NEAR } else { LEAST_NEAR };
         Grid::of_keys(problem, KEYS as usize, (NEAR / head).clamp(LEAST_NEAR, most))
     }
