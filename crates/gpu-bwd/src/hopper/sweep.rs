@@ -56,11 +56,15 @@ impl Cut {
 
     /// The blocks of keys of a problem.
     pub(super) fn grid(&self, problem: &Problem) -> Grid {
-        let shape = problem.shape();
-        let head = shape.group().saturating_mul(shape.t).saturating_mul(8 * shape.d).max(1);
         // Where all see all, blocks are of one length, and few heads at a time are enough.
-        let most = if self.intervals { MOST_NEAR } else { LEAST_NEAR };
-        Grid::of_keys(problem, KEYS as usize, (NEAR / head).clamp(LEAST_NEAR, most))
+        let heads = if self.intervals {
+            let shape = problem.shape();
+            let head = shape.group().saturating_mul(shape.t).saturating_mul(8 * shape.d).max(1);
+            (NEAR / head).clamp(LEAST_NEAR, MOST_NEAR)
+        } else {
+            LEAST_NEAR
+        };
+        Grid::of_keys(problem, KEYS as usize, heads)
     }
 
     /// Strands of sums (`hopper_sweep.cuh`), so that a staircase of blocks is short where all of them run at once, or
