@@ -48,13 +48,15 @@ fn suite_on_hopper() -> Suite {
     let mut suite =
         suite().only(|name| !matches!(name, "everything" | "padding hidden by the lowest number"));
     // The last keys come first; and there are enough rows for the largest blocks.
-    let falling = |name: &str, builder: ProblemBuilder| Case {
-        amplitude: Amplitude::Falling,
+    let steep = |name: &str, amplitude, builder: ProblemBuilder| Case {
+        amplitude,
         ..named(name.to_owned(), builder.scale(1.0))
     };
+    let many = || sized(2, [66, 66], 270, 290, 64, 64);
     suite.cases.extend([
-        falling("falling", sized(2, [2, 1], 40, 700, 64, 64)),
-        falling("many heads, falling", sized(2, [66, 66], 270, 290, 64, 64)),
+        steep("falling", Amplitude::Falling, sized(2, [2, 1], 40, 700, 64, 64)),
+        steep("many heads, falling", Amplitude::Falling, many()),
+        steep("many heads, rising", Amplitude::Rising, many()),
     ]);
     suite
 }

@@ -27,8 +27,9 @@ using namespace theria;
 
 constexpr int STAGE_BYTES = 2 * (KeyTile::BYTES + ValueTile::BYTES);
 constexpr bool CENTRED = ROUNDS;
-// What is summed with another c than the last may be this part of a row's weight: less than what rounding takes.
-constexpr float NEGLIGIBLE = 1.0f / 4096;
+// What is summed with another c than the last may be this part of a row's weight: less than what rounding takes, though
+// one c may be a hundred from the next.
+constexpr float NEGLIGIBLE = 1.0f / (1 << 18);
 // Stages of the sweep that goes ahead under windows: the last row of a block sees 32 keys of them.
 constexpr int AHEAD = (BLOCK_ROWS + 32 + STAGE_KEYS - 1) / STAGE_KEYS;
 

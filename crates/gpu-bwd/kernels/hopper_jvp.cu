@@ -16,6 +16,11 @@
 // make the rounding of H show. Tiles with a row for which c was not good are noted, and swept once more when the block
 // has done all others, with c = μ.
 //
+// The second order takes δ' from O', and P·δ' is to leave nothing of dS' where its terms cancel, as they do where two
+// keys have about half of a row each. What rounding P and H has left in O' stands alone then. So tiles with a large
+// weight are noted, too, and a noted tile goes over its keys twice: A gets the products with P and H as they are
+// rounded, and then those with what rounding took from them.
+//
 // A block works on tiles of 128 queries, one after the other: 64 of them for each of two warpgroups that multiply. A
 // third one brings operands.
 //
@@ -54,8 +59,11 @@ constexpr int PRODUCER_REGISTERS = 24, CONSUMER_REGISTERS = 240;
 constexpr float LOG2_E = 1.4426950408889634f;
 // From here on lse is subtracted before scores are turned into exponents of 2: see `Reference` in warp.cuh.
 constexpr float LARGE = 1 << 24;
-// What is summed with another c than the last may be this part of a row's weight: less than what rounding takes.
-constexpr float NEGLIGIBLE = 1.0f / 4096;
+// What is summed with another c than the last may be this part of a row's weight: less than what rounding takes, though
+// one c may be a hundred from the next.
+constexpr float NEGLIGIBLE = 1.0f / (1 << 18);
+// Rounding of a weight from here on shows in δ'.
+constexpr float LARGE_WEIGHT = 1.0f / 3;
 // Tiles of a block that are noted, each by a bit. Tiles that share one are swept again together.
 constexpr unsigned NOTES = 1024;
 static_assert(PANELS == 1 || PANELS == 2, "widths that are served");
@@ -145,10 +153,11 @@ static THERIA_DEVICE void prepare(const Memory &memory) {
 // Where a block works, and which keys its queries see.
 struct Work {
     int turn;              // sweeps of this block before this one
-    bool again;            // whether c is μ
+    bool again;            // whether c is μ, and the keys are gone over twice: the second time for what rounding takes
     int b, h, h_kv, first; // the first query
     int length;            // keys of the batch entry
-    int begin, steps;      // the first key that one of them sees, and steps from there
+    int begin, count;      // the first key that one of them sees, and steps from there until all are done
+    int steps;             // of the sweep
 
     // Tile `n` in the order of `Place`.
     THERIA_DEVICE Work(const Forward &p, unsigned n, int turn, bool again) : turn(turn), again(again) {
@@ -160,11 +169,12 @@ struct Work {
         h_kv = p.group.quotient(h);
         length = p.score.keys_of(b);
         begin = p.score.first_key(first, length);
-        steps = steps_to(p.score.end_key(min_of(first + ROWS, p.score.t) - 1, length));
+        count = steps_to(p.score.end_key(min_of(first + ROWS, p.score.t) - 1, length));
+        steps = again ? 2 * count : count;
     }
     // Steps until all keys before `end` are done.
     THERIA_DEVICE int steps_to(int end) const { return end > begin ? (end - begin + KEYS - 1) / KEYS : 0; }
-    THERIA_DEVICE int key(int step) const { return begin + step * KEYS; }
+    THERIA_DEVICE int key(int step) const { return begin + (step < count ? step : step - count) * KEYS; }
 };
 
 // ---- The warpgroup that brings operands: one thread of it. ----
@@ -265,8 +275,9 @@ struct Own {
         int first = work.first + consumer * OWN_ROWS, last = min_of(first + OWN_ROWS, score.t) - 1;
         row = first + threadIdx.x % WARPGROUP / WARP * 16 + threadIdx.x % WARP / 4;
         bool there = first < score.t; // what becomes of queries that do not exist does not matter
-        from = TURNS || !there ? 0 : min_of((score.first_key(first, work.length) - work.begin) / KEYS, work.steps);
-        to = TURNS ? work.steps : !there ? 0 : max_of(from, work.steps_to(score.end_key(last, work.length)));
+        bool all_steps = TURNS || (work.again && there);
+        from = all_steps || !there ? 0 : min_of((score.first_key(first, work.length) - work.begin) / KEYS, work.steps);
+        to = all_steps ? work.steps : !there ? 0 : max_of(from, work.steps_to(score.end_key(last, work.length)));
         low = there ? score.first_key(last, work.length) : 0;
         high = there ? score.end_key(first, work.length) : Score::UNBOUNDED;
         scale = float(score.scale);
@@ -280,6 +291,8 @@ struct Own {
                 centre[half] = *all.rules.mu.at<float>(work.b, work.h, row + 8 * half);
             before[half] = blind || work.again ? infinity() : 0; // infinity: nothing is to be settled
             large = large || !(fabsf(origin[half]) < LARGE);
+            if (row + 8 * half >= score.t)
+                origin[half] = infinity(); // no weight, which would seem a large one
         }
         large = __any_sync(FULL_WARP, large);
         factor = large ? LOG2_E : scale * LOG2_E;
@@ -385,6 +398,13 @@ static THERIA_DEVICE void round_to(Weights &to, const Scores &s) {
 #pragma unroll
         for (int n = 0; n < 4; ++n)
             to[k][n] = Half<E>::pair(s[8 * k + 2 * n], s[8 * k + 2 * n + 1]);
+}
+
+// What rounding takes, where it is.
+static THERIA_DEVICE void keep_rests(Scores &s) {
+#pragma unroll
+    for (int n = 0; n < KEYS / 2; ++n)
+        s[n] -= Element<E>::to_acc(Element<E>::from_acc(s[n]));
 }
 
 // The larger ones of two pairs.
@@ -515,6 +535,18 @@ static THERIA_DEVICE void make_weights(Scores &s, Scores &s_tangent, Own &own, i
     move(own, s, s_tangent, step);
 }
 
+// P and H as operands; or what rounding takes from them, when the keys come once more.
+static THERIA_DEVICE void round_weights(Weights &p, Weights &h, Scores &s, Scores &s_tangent, Own &own, int step) {
+    bool again = step >= own.work.count;
+    if (again)
+        keep_rests(s);
+    round_to(p, s);
+    keep_top(own, p);
+    if (again)
+        keep_rests(s_tangent);
+    round_to(h, s_tangent);
+}
+
 // The sweep over the keys that concern a warpgroup; there are some.
 static THERIA_DEVICE void sweep(Sums &sums, Own &own, Ring &at) {
     const Memory &memory = own.memory;
@@ -527,11 +559,13 @@ static THERIA_DEVICE void sweep(Sums &sums, Own &own, Ring &at) {
     begin_scores(s, s_tangent, own, at.index);
     pass_turn(own.consumer);
     make_weights<0>(s, s_tangent, own, at.index, own.from);
-    round_to(p, s);
-    keep_top(own, p);
-    round_to(h, s_tangent);
+    round_weights(p, h, s, s_tangent, own, own.from);
     Ring next = at; // slots of keys: a step ahead of those of values
     for (int step = own.from; step < own.to - 1; ++step) {
+        if (step == own.work.count - 1) { // the keys come once more
+            memory.values_full(at.index).await(at.parity());
+            clear_values(own, at.index, step);
+        }
         next.advance();
         memory.keys_full(next.index).await(next.parity());
         await_turn(own.consumer);
@@ -545,9 +579,7 @@ static THERIA_DEVICE void sweep(Sums &sums, Own &own, Ring &at) {
         hold(s);
         hold(s_tangent);
         free(memory.values_free(at.index));
-        round_to(p, s);
-        keep_top(own, p);
-        round_to(h, s_tangent);
+        round_weights(p, h, s, s_tangent, own, step + 1);
         at = next;
     }
     memory.values_full(at.index).await(at.parity());
@@ -577,7 +609,7 @@ struct End {
     THERIA_DEVICE End(const Sums &sums, const Own &own, int half) {
         float moved = __shfl_sync(FULL_WARP, sums.last[32 + 2 * half], threadIdx.x % WARP & ~3);
         float weight = __shfl_sync(FULL_WARP, sums.last[33 + 2 * half], threadIdx.x % WARP & ~3);
-        float whole = sum_of_row(own.moved[half]);
+        float whole = sum_of_row(own.moved[half]) * (own.work.again ? 0.5f : 1.0f); // of both times
         // A row without weight and without lse sees nothing. One that has but one of the two was handed over wrongly.
         bool no_lse = own.lse(half) == -infinity(), blind = no_lse && weight == 0;
         bool wrong = !blind && (no_lse || weight == 0);
@@ -589,15 +621,16 @@ struct End {
         top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, 1));
         top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, 2));
     }
-    // Whether c was good enough, given the squares of O and of O'. What H was rounded by stands in O' as the subtracted
-    // part does, but for how many keys share it: the root of the largest weight is a bound. Where O has no rest, its own
-    // rounding stands there, too.
+    // Whether one sweep was enough: no weight is large, and c was good, given the squares of O and of O'. What H was
+    // rounded by stands in O' as the subtracted part does, but for how many keys share it: the root of the largest
+    // weight is a bound. Where O has no rest, its own rounding stands there, too.
     THERIA_DEVICE bool good(float saved, float left, bool has_rest) const {
-        return !(shift * shift * saved * (has_rest ? 0.25f * top : 1.0f) > left);
+        return !(top > LARGE_WEIGHT || shift * shift * saved * (has_rest ? 0.25f * top : 1.0f) > left);
     }
 };
 
-// O' and its rest in the places of O and of its rest, and μ into memory. Whether c was good for all rows of the warp.
+// O' and its rest in the places of O and of its rest, and μ into memory. Whether one sweep was enough for all rows of
+// the warp.
 static THERIA_DEVICE bool combine(const Sums &sums, const Own &own, bool has_rest, bool makes_rest) {
     const Rules &rules = own.all.rules;
     unsigned queries = own.memory.queries();

@@ -59,6 +59,11 @@ impl Located {
         Self { address: tensor.address(), layout: tensor.layout() }
     }
 
+    /// Whether the copy engine knows such a tensor.
+    pub fn is_known(&self) -> bool {
+        self.strides().is_some()
+    }
+
     /// Bytes from one row, head and entry to the next; `None` where the copy engine does not know such a tensor. An
     /// axis of length 1 is never walked along, but the driver looks at its stride: it gets one that is always allowed.
     fn strides(&self) -> Option<[u64; 3]> {

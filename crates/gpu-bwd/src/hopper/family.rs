@@ -154,6 +154,11 @@ impl Family {
         if !at.all_move() || at.rest.is_none() || at.rest_tangent.is_none() {
             return Ok(false);
         }
+        // Where O and O′ lie so that the portable kernels made them, δ′ may be too coarse for one sweep.
+        let made_before = [at.out, at.rest, at.out_tangent, at.rest_tangent];
+        if !made_before.iter().flatten().all(Located::is_known) {
+            return Ok(false);
+        }
         let [q, k, v] = operands(at, rows, keys);
         let [q_tangent, k_tangent, v_tangent] = tangents(at, rows, keys);
         let tensors = [
