@@ -167,6 +167,12 @@ pub(super) fn check<E: Element, A: Attention<E>>(
 }
 
 impl Checked {
+    /// Of two results the worse one.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        if self.error <= other.error { other } else { self }
+    }
+
     /// Whether the bound holds.
     pub fn passed(&self) -> bool {
         self.error <= self.bound

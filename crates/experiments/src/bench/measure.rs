@@ -26,6 +26,8 @@ pub struct Task {
 pub struct Measured {
     /// Times of all rounds; none where the check failed.
     pub times: Option<Times>,
+    /// Those of a forward that also keeps what rounding takes from O, for the rules that start from it.
+    pub with_rest: Option<Times>,
     /// The larger median of two rounds over the smaller one; 1 for one round.
     pub drift: f64,
     /// The check, made before anything is timed.
@@ -60,18 +62,15 @@ impl<E: Element> Visit<E> for Measure<'_, '_> {
             backend.require_exact(problem, *needed)?;
         }
         let (mut stage, drawn) = Stage::<E, A>::new(backend, problem, *rule, *seed)?;
-        stage.call(0)?;
-        let checked = check::check(
-            backend,
-            problem,
-            *rule,
-            self.task.backend.precision(E::DTYPE),
-            &drawn,
-            stage.outputs(),
-        )?;
-        drop(drawn);
+        let precision = self.task.backend.precision(E::DTYPE);
+        let checked_now = |stage: &mut Stage<E, A>| {
+            stage.call(0)?;
+            check::check(backend, problem, *rule, precision, &drawn, stage.outputs())
+        };
+        let checked = checked_now(&mut stage)?;
         let mut measured = Measured {
             times: None,
+            with_rest: None,
             drift: 1.0,
             checked,
             sets: stage.sets(),
@@ -92,6 +91,14 @@ impl<E: Element> Visit<E> for Measure<'_, '_> {
                 first.and(&second)
             }
         });
+        if stage.keep_rest()? {
+            measured.checked = checked.and(checked_now(&mut stage)?);
+            if measured.checked.passed() {
+                measured.with_rest = Some(backend.storage().times(*plan, &mut |number| stage.call(number))?);
+            } else {
+                measured.times = None;
+            }
+        }
         Ok(measured)
     }
 }
@@ -108,8 +115,11 @@ mod tests {
     use super::super::Shape;
     use super::*;
 
-    /// The forward rule with a mistake.
-    struct Mistaken(fn(TensorViewMut<'_, f64>));
+    /// The forward rule with a mistake; or one that keeps rests, and makes the mistake where it does.
+    struct Mistaken {
+        mistake: fn(TensorViewMut<'_, f64>),
+        keeps_rests: bool,
+    }
 
     impl Attention<f64> for Mistaken {
         type Storage = Host;
@@ -126,6 +136,10 @@ mod tests {
             Support::Exact
         }
 
+        fn keeps_rest(&self, _: &Problem) -> bool {
+            self.keeps_rests
+        }
+
         fn workspace_bytes(&self, problem: &Problem, rule: Rule) -> usize {
             Attention::<f64>::workspace_bytes(&Dense::new(), problem, rule)
         }
@@ -139,12 +153,18 @@ mod tests {
         ) -> Result<()> {
             let lent = theria_contract::reborrow_saved::<Host, f64>(&mut saved);
             Dense::new().forward_kernel(problem, inputs, Primal(lent), workspace)?;
-            (self.0)(saved.output);
+            if saved.rest.is_some() || !self.keeps_rests {
+                (self.mistake)(saved.output);
+            }
             Ok(())
         }
     }
 
     fn measured(mistake: fn(TensorViewMut<'_, f64>), shape: [usize; 4]) -> Measured {
+        measured_of(&Mistaken { mistake, keeps_rests: false }, shape)
+    }
+
+    fn measured_of(backend: &Mistaken, shape: [usize; 4]) -> Measured {
         let task = Task {
             backend: Backend::Dense,
             problem: Shape::causal(shape).problem(DType::F64).unwrap(),
@@ -152,7 +172,7 @@ mod tests {
             plan: Plan { runs: 3, patience: Duration::from_secs(1) },
             seed: 5,
         };
-        Measure { task: &task, peers: None }.visit(&Mistaken(mistake)).unwrap()
+        Measure { task: &task, peers: None }.visit(backend).unwrap()
     }
 
     #[test]
@@ -185,6 +205,16 @@ mod tests {
             let wrong = measured(mistake, long);
             assert!(!wrong.checked.passed() && wrong.times.is_none());
         }
+    }
+
+    #[test]
+    fn a_forward_that_can_keep_rests_is_timed_without_and_with_them_and_both_must_be_right() {
+        let measured = |mistake, keeps_rests| measured_of(&Mistaken { mistake, keeps_rests }, [1, 3, 32, 8]);
+        let right = measured(|_| {}, true);
+        assert!(right.checked.passed() && right.times.is_some() && right.with_rest.unwrap().count() == 3);
+        assert!(measured(|_| {}, false).with_rest.is_none());
+        let wrong = measured(|mut out| out.set([0, 2, 31, 7], 1e-3 + out.at([0, 2, 31, 7])), true);
+        assert!(!wrong.checked.passed() && wrong.times.is_none() && wrong.with_rest.is_none());
     }
 
     #[test]

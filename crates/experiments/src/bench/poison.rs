@@ -6,13 +6,14 @@ fn nan<S: Storage, T: Element>(storage: &S, shape: [usize; 4]) -> Result<S::Tens
     storage.upload(&Tensor::from_vec(vec![T::from_f64(f64::NAN); shape.iter().product()], shape)?)
 }
 
-/// Outputs of the forward rule or of the JVP.
+/// Outputs of the forward rule or of the JVP, with or without a place for what rounding takes from O.
 pub(super) fn saved<E: Element, A: Attention<E>>(
     backend: &A,
     problem: &Problem,
+    with_rest: bool,
 ) -> Result<SavedTensor<A::Storage, E>> {
     let (storage, shape) = (backend.storage(), problem.shape());
-    let rest = backend.keeps_rest(problem).then(|| nan(storage, shape.output())).transpose()?;
+    let rest = with_rest.then(|| nan(storage, shape.output())).transpose()?;
     Ok(Saved { output: nan(storage, shape.output())?, lse: nan(storage, shape.rows())?, rest })
 }
 

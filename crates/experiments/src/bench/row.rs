@@ -68,6 +68,7 @@ impl Row {
     pub fn json(&self) -> Value {
         let measured = self.outcome.as_ref().ok();
         let times = measured.and_then(|measured| measured.times.as_ref());
+        let with_rest = measured.and_then(|measured| measured.with_rest.as_ref());
         let micros = |share: f64| times.map(|times| rounded(times.percentile(share), 2));
         let peers = measured.map(|measured| {
             let peers = measured.peers.iter().map(|peer| {
@@ -96,6 +97,7 @@ impl Row {
             "p50_us": micros(0.5),
             "p90_us": micros(0.9),
             "p99_us": micros(0.99),
+            "p50_us_with_rest": with_rest.map(|times| rounded(times.percentile(0.5), 2)),
             "tflops": self.tflops().map(|tflops| rounded(tflops, 4)),
             "peak_extra_bytes": self.extra_bytes(),
             "method": times.map(|times| times.method.name()),

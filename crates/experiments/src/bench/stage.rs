@@ -103,7 +103,9 @@ impl<'a, E: Element, A: Attention<E>> Stage<'a, E, A> {
             sets.push(set(backend, problem, rule, &Drawn::new(problem, rule, seed, number)?)?);
         }
         let outputs = match rule {
-            Rule::Forward | Rule::Jvp => Outputs::Saved(poison::saved(backend, problem)?),
+            // What anybody's forward makes.
+            Rule::Forward => Outputs::Saved(poison::saved(backend, problem, false)?),
+            Rule::Jvp => Outputs::Saved(poison::saved(backend, problem, backend.keeps_rest(problem))?),
             Rule::Backward | Rule::SecondOrder => {
                 Outputs::Gradients(poison::gradients(backend, problem.shape())?)
             }
@@ -115,6 +117,15 @@ impl<'a, E: Element, A: Attention<E>> Stage<'a, E, A> {
     /// How many sets there are.
     pub(super) fn sets(&self) -> usize {
         self.sets.len()
+    }
+
+    /// Whether the forward can keep what rounding takes from O for the rules that start from it. From now on it does.
+    pub(super) fn keep_rest(&mut self) -> Result<bool> {
+        let keeps = self.rule == Rule::Forward && self.backend.keeps_rest(self.problem);
+        if keeps {
+            self.outputs = Outputs::Saved(poison::saved(self.backend, self.problem, true)?);
+        }
+        Ok(keeps)
     }
 
     /// What the last call wrote.

@@ -67,6 +67,12 @@ pub(super) fn print(
         if let Some(error) = row.error() {
             console.line(format_args!("{place}: {error}"))?;
         }
+        if let Some(times) = row.outcome.as_ref().ok().and_then(|measured| measured.with_rest.as_ref()) {
+            let time = duration(times.percentile(0.5));
+            console.line(format_args!(
+                "{place}: {time} where O keeps what rounding takes from it, for derivatives"
+            ))?;
+        }
         let drift = row.outcome.as_ref().map_or(1.0, |measured| measured.drift);
         if drift > STEADY {
             console.line(format_args!(
