@@ -70,37 +70,37 @@ fn suite_of_forward_on_hopper() -> Suite {
 }
 
 /// Runs the right forward kernel and every wrong one; the wrong ones must fail somewhere.
-pub fn noticed<B, O>(right: &B, wrong: impl Fn(Edit) -> B, oracle: &O) -> Vec<Row>
+pub fn noticed<B, O>(right: &B, wrong: impl Fn(Edit) -> B + Sync, oracle: &O) -> Vec<Row>
 where
     B: Attention<bf16>,
-    O: Attention<f64, Storage = Host>,
+    O: Attention<f64, Storage = Host> + Sync,
 {
     hold(&forward::WRONG, "forward", &suite(), right, wrong, oracle)
 }
 
 /// The same for the sweeps of the other rules.
-pub fn noticed_sweeps<B, O>(right: &B, wrong: impl Fn(Edit) -> B, oracle: &O) -> Vec<Row>
+pub fn noticed_sweeps<B, O>(right: &B, wrong: impl Fn(Edit) -> B + Sync, oracle: &O) -> Vec<Row>
 where
     B: Attention<bf16>,
-    O: Attention<f64, Storage = Host>,
+    O: Attention<f64, Storage = Host> + Sync,
 {
     hold(&theria_gpu_bwd::WRONG, "second-order", &suite_of_sweeps(), right, wrong, oracle)
 }
 
 /// The same for the forward on Hopper.
-pub fn noticed_on_hopper<B, O>(right: &B, wrong: impl Fn(Edit) -> B, oracle: &O) -> Vec<Row>
+pub fn noticed_on_hopper<B, O>(right: &B, wrong: impl Fn(Edit) -> B + Sync, oracle: &O) -> Vec<Row>
 where
     B: Attention<bf16>,
-    O: Attention<f64, Storage = Host>,
+    O: Attention<f64, Storage = Host> + Sync,
 {
     hold(&forward::WRONG_ON_HOPPER, "forward", &suite_of_forward_on_hopper(), right, wrong, oracle)
 }
 
 /// The same for the sweeps of the other rules on Hopper.
-pub fn noticed_sweeps_on_hopper<B, O>(right: &B, wrong: impl Fn(Edit) -> B, oracle: &O) -> Vec<Row>
+pub fn noticed_sweeps_on_hopper<B, O>(right: &B, wrong: impl Fn(Edit) -> B + Sync, oracle: &O) -> Vec<Row>
 where
     B: Attention<bf16>,
-    O: Attention<f64, Storage = Host>,
+    O: Attention<f64, Storage = Host> + Sync,
 {
     hold(&theria_gpu_bwd::WRONG_ON_HOPPER, "second-order", &suite_on_hopper(), right, wrong, oracle)
 }
@@ -124,7 +124,7 @@ fn suite_of_rests() -> Suite {
 pub fn rests_are_needed<B, O>(once: &B, without_rests: &B, oracle: &O) -> Vec<Row>
 where
     B: Attention<bf16>,
-    O: Attention<f64, Storage = Host>,
+    O: Attention<f64, Storage = Host> + Sync,
 {
     // In calls without rests δ is as coarse as O is, and a second sweep is what makes up for it.
     let with_rests = |backend: &B| {
@@ -146,15 +146,15 @@ fn hold<B, O>(
     rule: &str,
     suite: &Suite,
     right: &B,
-    wrong: impl Fn(Edit) -> B,
+    wrong: impl Fn(Edit) -> B + Sync,
     oracle: &O,
 ) -> Vec<Row>
 where
     B: Attention<bf16>,
-    O: Attention<f64, Storage = Host>,
+    O: Attention<f64, Storage = Host> + Sync,
 {
     let mut rows = conform::<bf16, _, _>(suite, right, oracle);
-    for (what, edit) in list {
+    let noticed = |(what, edit): &(&str, Edit)| {
         let found = conform::<bf16, _, _>(suite, &wrong(*edit), oracle);
         let failed: Vec<&Row> = found.iter().filter(|row| row.verdict == "failed").collect();
         // A kernel that does not compile is no wrong result.
@@ -162,8 +162,14 @@ where
         let by: Vec<&str> = failed.iter().map(|row| row.name.as_str()).collect();
         let by = broken.map_or_else(|| format!("by {}", by.join("; ")), |row| row.reason.clone());
         let (name, holds) = (format!("noticed: {what}"), broken.is_none() && !failed.is_empty());
-        rows.push(Row::statement(name, rule, "cuda-fused", "bf16", holds, by));
-    }
+        Row::statement(name, rule, "cuda-fused", "bf16", holds, by)
+    };
+    // Most of the time is that of the compiler and of the judge.
+    std::thread::scope(|scope| {
+        let noticed = &noticed;
+        let all: Vec<_> = list.iter().map(|edit| scope.spawn(move || noticed(edit))).collect();
+        rows.extend(all.into_iter().map(|one| one.join().expect("a wrong kernel is judged, not a panic")));
+    });
     rows
 }
 
