@@ -63,7 +63,7 @@ impl<E: Element> Visit<E> for Measure<'_, '_> {
         }
         let (mut stage, drawn) = Stage::<E, A>::new(backend, problem, *rule, *seed)?;
         let precision = self.task.backend.precision(E::DTYPE);
-        let checked_now = |stage: &mut Stage<E, A>| {
+        let checked_now = |stage: &mut Stage<'_, E, A>| {
             stage.call(0)?;
             check::check(backend, problem, *rule, precision, &drawn, stage.outputs())
         };
