@@ -4,6 +4,8 @@
 //! that a product may be recorded, and has the same bits every time.
 #![allow(unsafe_code)] // cuBLAS is a C library; each block says why it is sound
 
+mod onto;
+
 use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -18,12 +20,15 @@ use theria_contract::{DType, Element};
 use crate::buffer::Buffer;
 use crate::device::Released;
 use crate::{Address, CudaView, CudaViewMut, Device, Error, Result};
+use onto::Plans;
+
+pub use onto::Onto;
 
 /// What the library asks for on Hopper; elsewhere it takes less.
 const WORKSPACE: usize = 32 << 20;
 
 /// A product of two matrices whose rows lie one after the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Multiplied {
     /// Rows of the result.
     pub rows: usize,
@@ -42,12 +47,16 @@ pub struct Blas {
     device: Device,
     handle: Mutex<Handle>,
     // What the handle works in: outlives it, because a device releases in order.
-    _workspace: Buffer,
+    workspace: Buffer,
 }
 
-struct Handle(cublasHandle_t);
+struct Handle {
+    blas: cublasHandle_t,
+    plans: Plans,
+}
 
-// SAFETY: a handle may go from thread to thread; one at a time uses it (`Mutex`).
+// SAFETY: a handle may go from thread to thread, and so may descriptions of products, which are memory of the host; one
+// thread at a time uses them (`Mutex`).
 unsafe impl Send for Handle {}
 
 impl fmt::Debug for Blas {
@@ -87,7 +96,8 @@ impl Blas {
         };
         let prepared = prepare();
         drop(turn);
-        let blas = Self { device: device.clone(), handle: Mutex::new(Handle(handle)), _workspace: workspace };
+        let handle = Mutex::new(Handle { blas: handle, plans: Plans::default() });
+        let blas = Self { device: device.clone(), handle, workspace };
         prepared.map(|()| blas)
     }
 
@@ -102,11 +112,8 @@ impl Blas {
         out: &mut CudaViewMut<'_, R>,
         add: bool,
     ) -> Result<()> {
-        let Multiplied { rows, inner, columns, .. } = product;
-        self.own("the first factor", &a, rows * inner)?;
-        self.own("the second factor", &b, inner * columns)?;
-        self.own("the product", out, rows * columns)?;
-        if rows * columns == 0 {
+        self.own_all(product, (&a, &b), out)?;
+        if product.rows * product.columns == 0 {
             return Ok(());
         }
         let call = Call::new(product, (F::DTYPE, R::DTYPE), tf32)?;
@@ -119,7 +126,7 @@ impl Blas {
         // comes after it; the scalars are read by this call.
         let outcome = unsafe {
             result::gemm_ex(
-                handle.0,
+                handle.blas,
                 call.b,
                 call.a,
                 call.columns,
@@ -143,6 +150,18 @@ impl Blas {
         check("cublasGemmEx", outcome)
     }
 
+    /// The same of both factors and of the product.
+    fn own_all(
+        &self,
+        Multiplied { rows, inner, columns, .. }: Multiplied,
+        (a, b): (&impl Address, &impl Address),
+        out: &impl Address,
+    ) -> Result<()> {
+        self.own("the first factor", a, rows * inner)?;
+        self.own("the second factor", b, inner * columns)?;
+        self.own("the product", out, rows * columns)
+    }
+
     /// Refuses memory of another device, or that is not packed elements, as many as are needed.
     fn own(&self, what: &'static str, view: &impl Address, needed: usize) -> Result<()> {
         if view.device() != self.device.id() {
@@ -160,7 +179,7 @@ impl Blas {
 impl Drop for Blas {
     fn drop(&mut self) {
         let handle = self.handle.get_mut().unwrap_or_else(PoisonError::into_inner);
-        self.device.release(Released::Blas(handle.0));
+        self.device.release(Released::Blas(handle.blas));
     }
 }
 

@@ -51,7 +51,7 @@ mod tensor_map;
 mod timing;
 
 pub use architecture::Architecture;
-pub use blas::{Blas, Multiplied};
+pub use blas::{Blas, Multiplied, Onto};
 pub use cache::{CubinCache, Key, Origin};
 pub use compiler::{Compiled, Compiler};
 pub use device::Device;

@@ -12,7 +12,7 @@ use theria_contract::{
     saved_mut,
 };
 use theria_gpu_fwd::forward::CudaRef;
-use theria_gpu_fwd::{Blas, Compiler, Cuda, Device, Error, Multiplied};
+use theria_gpu_fwd::{Blas, Compiler, Cuda, Device, Error, Multiplied, Onto};
 
 fn main() {
     let arguments = Arguments::from_args();
@@ -54,6 +54,7 @@ fn main() {
         test("a_panic_in_recorded_work_leaves_the_device_usable", panic_in_a_recording),
         test("what_is_dropped_in_a_recording_goes_when_it_was_replayed", drop_in_a_recording),
         test_products("products_are_those_of_the_host_in_every_type_and_order", products),
+        test_products("what_a_product_is_added_to_is_in_it", products_onto),
         test_products("a_product_of_other_sizes_or_of_gaps_is_refused", refused_products),
         test_products("a_recorded_product_is_the_same_bit_by_bit", recorded_product),
         test_kernels("recorded_work_keeps_the_kernels_of_a_backend_that_is_gone", kernels_kept),
@@ -457,6 +458,63 @@ fn products(cuda: &Cuda) {
     product::<f32, bf16>(cuda, false, 1e-6);
     // The bound of f32 tells TF32 from it.
     assert!(catch_unwind(AssertUnwindSafe(|| product::<f32, f32>(cuda, true, 1e-6))).is_err());
+}
+
+/// Products onto a row, and onto a row and a matrix, where the library has them. How many it had.
+fn product_onto<R: Element, F: Element>(cuda: &Cuda, bound: f64) -> usize {
+    let blas = Blas::open(cuda.device()).unwrap();
+    let mut had = 0;
+    for (rows, inner, columns) in [(1, 1, 1), (7, 33, 5), (64, 128, 96), (3, 0, 4), (0, 3, 4), (256, 72, 512)]
+    {
+        for (a_transposed, b_transposed) in [(false, false), (false, true), (true, false), (true, true)] {
+            let asked = Multiplied { rows, inner, columns, a_transposed, b_transposed };
+            let (a, b) = (factor::<F>(rows, inner, 0.1), factor::<F>(inner, columns, 0.7));
+            let product = on_host(asked, &a, &b);
+            let (a, b) = (cuda.upload(&a).unwrap(), cuda.upload(&b).unwrap());
+            let drawn = |rows, step| {
+                let layout = Layout::contiguous([1, 1, rows, columns]).unwrap();
+                numbers::<R>(layout, |n| R::from_f64((n * step % 7) as f64 - 3.0))
+            };
+            let (row, matrix) = (drawn(1, 3), drawn(rows, 5));
+            let poison =
+                numbers(Layout::contiguous([1, 1, rows, columns]).unwrap(), |_| R::from_f64(f64::NAN));
+            let mut made = cuda.upload(&poison).unwrap();
+            let (on_row, on_matrix) = (cuda.upload(&row).unwrap(), cuda.upload(&matrix).unwrap());
+            for with_matrix in [false, true] {
+                let onto =
+                    Onto { row: Cuda::view(&on_row), matrix: with_matrix.then(|| Cuda::view(&on_matrix)) };
+                let factors = (Cuda::view(&a), Cuda::view(&b));
+                let done =
+                    blas.multiply_onto(asked, false, factors, onto, &mut Cuda::view_mut(&mut made)).unwrap();
+                if !done {
+                    continue;
+                }
+                had += 1;
+                let found = cuda.download(Cuda::view(&made)).unwrap();
+                for (n, found) in found.data().iter().enumerate() {
+                    let matrix = if with_matrix { matrix.data()[n].to_f64() } else { 0.0 };
+                    let wanted = product[n] + row.data()[n % columns].to_f64() + matrix;
+                    let error = (found.to_f64() - wanted).abs();
+                    let bound = bound * (8.0 + inner as f64).sqrt();
+                    assert!(error <= bound, "{asked:?} {with_matrix}: {error:e}");
+                }
+            }
+        }
+    }
+    had
+}
+
+fn products_onto(cuda: &Cuda) {
+    let had = [
+        product_onto::<f64, f64>(cuda, 2e-15),
+        product_onto::<f32, f32>(cuda, 2e-6),
+        product_onto::<f32, bf16>(cuda, 2e-6),
+        product_onto::<bf16, bf16>(cuda, 2e-2),
+        product_onto::<f16, f16>(cuda, 2e-3),
+    ];
+    // Four orders of the factors, onto a row and onto both, of sizes that every library has.
+    assert!(had.iter().all(|had| *had >= 16), "{had:?}");
+    assert!(catch_unwind(AssertUnwindSafe(|| product_onto::<bf16, bf16>(cuda, 1e-4))).is_err());
 }
 
 fn refused_products(cuda: &Cuda) {

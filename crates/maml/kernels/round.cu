@@ -3,7 +3,7 @@
 
 namespace theria {
 
-constexpr int MOST = 24, EACH = 4;
+constexpr int MOST = 48, EACH = 4;
 
 // Mirrors `Parameters` in gpu/factors.rs. Tensor i is that of the blocks from `first[i]` on.
 struct Round {

@@ -133,16 +133,6 @@ THERIA_DEVICE unsigned take(unsigned *tickets) {
     return ticket;
 }
 
-// Sixteen bytes that other blocks left.
-THERIA_DEVICE void load_left(const float *from, float *to) {
-    float4 x = __ldcg(reinterpret_cast<const float4 *>(from));
-    to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
-}
-THERIA_DEVICE void load_left(const double *from, double *to) {
-    double2 x = __ldcg(reinterpret_cast<const double2 *>(from));
-    to[0] = x.x, to[1] = x.y;
-}
-
 // A vector of columns that blocks left sums of: sixteen bytes.
 template <class R> struct Left {
     static constexpr int LENGTH = SIXTEEN_BYTES<R>;
@@ -197,7 +187,7 @@ template <class R> struct Left {
             for (int j = 0; j < BATCH; ++j, at += apart) {
                 if constexpr (WHOLE) {
                     if (j < many) {
-                        load_left(sums + at, x[j]);
+                        load_vector<true>(sums + at, x[j]);
                     }
                 } else {
 #pragma unroll

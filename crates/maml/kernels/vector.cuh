@@ -10,12 +10,15 @@ template <class R> constexpr int VECTOR = MIXED ? 8 : 16 / int(sizeof(R));
 // Numbers of sixteen bytes that are wide.
 template <class R> constexpr int SIXTEEN_BYTES = 16 / int(sizeof(R));
 
-THERIA_DEVICE void load_vector(const float *from, float *to) {
-    float4 x = __ldg(reinterpret_cast<const float4 *>(from));
+// Of what no block of the launch writes; or of what other blocks have LEFT, which is in the cache of all of them.
+template <bool LEFT = false> THERIA_DEVICE void load_vector(const float *from, float *to) {
+    auto lines = reinterpret_cast<const float4 *>(from);
+    float4 x = LEFT ? __ldcg(lines) : __ldg(lines);
     to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
 }
-THERIA_DEVICE void load_vector(const double *from, double *to) {
-    double2 x = __ldg(reinterpret_cast<const double2 *>(from));
+template <bool LEFT = false> THERIA_DEVICE void load_vector(const double *from, double *to) {
+    auto lines = reinterpret_cast<const double2 *>(from);
+    double2 x = LEFT ? __ldcg(lines) : __ldg(lines);
     to[0] = x.x, to[1] = x.y;
 }
 THERIA_DEVICE void add_vector(const float *there, float *to) {

@@ -209,6 +209,15 @@ impl<'a, T> Place<'a, T> {
     }
 }
 
+/// What a product is added to.
+#[derive(Clone, Copy, Debug)]
+pub struct Onto<'a, T> {
+    /// The number of a row among the factors, which is added to every row.
+    pub row: usize,
+    /// A matrix.
+    pub matrix: Option<&'a T>,
+}
+
 /// A change of numbers in place, element by element: a step of an optimiser, or its pull-back.
 pub trait Update: Copy + fmt::Debug + Send + Sync + 'static {
     /// Changes lists by others, all as long: element n of them by element n.
@@ -324,6 +333,18 @@ pub trait Machine: Sized + Sync {
         which: (usize, usize),
         out: &mut Place<'_, Self::Tensor>,
     ) -> Result<()>;
+
+    /// The same, onto what is given, if that is one step: then it is done, and `true`.
+    fn product_onto(
+        &self,
+        _product: Product,
+        _factors: &Self::Factors<'_>,
+        _which: (usize, usize),
+        _onto: Onto<'_, Self::Tensor>,
+        _out: &mut Self::Tensor,
+    ) -> Result<bool> {
+        Ok(false)
+    }
 
     /// A function of rows.
     fn value<K: Rowwise>(

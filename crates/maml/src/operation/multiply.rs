@@ -13,7 +13,7 @@ use super::mapped::Copied;
 use super::sums::Sum;
 use super::{Into, Operation, Second};
 use crate::graph::{Graph, ValueId};
-use crate::machine::{Follow, Machine, Place, Product, Rows, Sweep};
+use crate::machine::{Follow, Machine, Onto, Place, Product, Rows, Sweep};
 use crate::{Error, Result};
 
 /// What is added to a product.
@@ -22,8 +22,8 @@ enum Added {
     Nothing,
     /// A row.
     Row(Sweep),
-    /// A matrix and a row.
-    MatrixAndRow(Sweep),
+    /// A row and a matrix.
+    RowAndMatrix(Sweep),
 }
 
 #[derive(Debug)]
@@ -34,9 +34,11 @@ struct Multiply {
     added: Added,
 }
 
-/// Places of a, b and their tangents among the factors of a rule.
+/// Places of a, b, a row and a matrix among the operands; and, but for the matrix, among the factors of a rule.
 const A: usize = 0;
 const B: usize = 1;
+const ROW: usize = 2;
+const MATRIX: usize = 3;
 
 impl Multiply {
     fn product(&self) -> Product {
@@ -56,6 +58,30 @@ impl Multiply {
         Product { rows: inner, inner: rows, columns, a_transposed: true, b_transposed: false }
     }
 
+    /// The value of what is added, which is something.
+    fn add<M: Machine>(&self, machine: &M, x: &[&M::Tensor], y: &mut M::Tensor) -> Result<()> {
+        match &self.added {
+            Added::Nothing => Ok(()),
+            Added::Row(sweep) => machine.value(Copied, sweep, &x[ROW..], y),
+            Added::RowAndMatrix(sweep) => machine.value(Sum, sweep, &x[ROW..], y),
+        }
+    }
+
+    /// Its push-forward.
+    fn push_added<M: Machine>(
+        &self,
+        machine: &M,
+        x: &[&M::Tensor],
+        x_tangent: &[Option<&M::Tensor>],
+        y_tangent: &mut M::Tensor,
+    ) -> Result<()> {
+        match &self.added {
+            Added::Nothing => Ok(()),
+            Added::Row(sweep) => machine.push(Copied, sweep, &x[ROW..], &x_tangent[ROW..], y_tangent),
+            Added::RowAndMatrix(sweep) => machine.push(Sum, sweep, &x[ROW..], &x_tangent[ROW..], y_tangent),
+        }
+    }
+
     /// The pull-back of `g` to what is added.
     fn pull_added<M: Machine>(
         &self,
@@ -64,12 +90,12 @@ impl Multiply {
         g: &M::Tensor,
         into: &mut Into<'_, M>,
     ) -> Result<()> {
-        let into = &mut into[2..];
+        let into = &mut into[ROW..];
         match &self.added {
             _ if into.iter().all(Option::is_none) => Ok(()),
             Added::Nothing => Ok(()),
-            Added::Row(sweep) => machine.pull(Copied, sweep, &x[2..], g, into),
-            Added::MatrixAndRow(sweep) => machine.pull(Sum, sweep, &x[2..], g, into),
+            Added::Row(sweep) => machine.pull(Copied, sweep, &x[ROW..], g, into),
+            Added::RowAndMatrix(sweep) => machine.pull(Sum, sweep, &x[ROW..], g, into),
         }
     }
 
@@ -97,7 +123,7 @@ impl<M: Machine> Operation<M> for Multiply {
     }
 
     fn factors(&self) -> usize {
-        2
+        if matches!(self.added, Added::Nothing) { ROW } else { MATRIX }
     }
 
     fn reads_cotangent(&self, moves: &[bool], wanted: &[bool]) -> bool {
@@ -105,14 +131,16 @@ impl<M: Machine> Operation<M> for Multiply {
     }
 
     fn value(&mut self, machine: &M, x: &[&M::Tensor], y: &mut M::Tensor) -> Result<()> {
-        match &self.added {
-            Added::Nothing => {}
-            Added::Row(sweep) => machine.value(Copied, sweep, &x[2..], y)?,
-            Added::MatrixAndRow(sweep) => machine.value(Sum, sweep, &x[2..], y)?,
+        let added = x.len() > ROW;
+        let factors = machine.factors(&x[..x.len().min(MATRIX)])?;
+        if added {
+            let onto = Onto { row: ROW, matrix: x.get(MATRIX).copied() };
+            if machine.product_onto(self.product(), &factors, (A, B), onto, y)? {
+                return Ok(());
+            }
+            self.add(machine, x, y)?;
         }
-        let factors = machine.factors(&x[..2])?;
-        let mut place = Place { to: y, add: !matches!(self.added, Added::Nothing) };
-        machine.product(self.product(), &factors, (A, B), &mut place)
+        machine.product(self.product(), &factors, (A, B), &mut Place { to: y, add: added })
     }
 
     fn push(
@@ -123,26 +151,27 @@ impl<M: Machine> Operation<M> for Multiply {
         _y: &M::Tensor,
         y_tangent: &mut M::Tensor,
     ) -> Result<()> {
-        let moves = x_tangent[2..].iter().any(Option::is_some);
-        match &self.added {
-            Added::Row(sweep) if moves => machine.push(Copied, sweep, &x[2..], &x_tangent[2..], y_tangent)?,
-            Added::MatrixAndRow(sweep) if moves => {
-                machine.push(Sum, sweep, &x[2..], &x_tangent[2..], y_tangent)?;
-            }
-            _ => {}
-        }
-        let mut place = Place { to: y_tangent, add: moves };
-        let given: Vec<_> = x[..2].iter().copied().chain(x_tangent[..2].iter().flatten().copied()).collect();
+        let row = x_tangent.get(ROW).copied().flatten();
+        let matrix = x_tangent.get(MATRIX).copied().flatten();
+        let mut given = vec![x[A], x[B]];
+        let [a_tangent, b_tangent, row] = [x_tangent[A], x_tangent[B], row].map(|tensor| {
+            given.extend(tensor);
+            tensor.map(|_| given.len() - 1)
+        });
         let factors = machine.factors(&given)?;
-        let mut next = 2;
-        if x_tangent[A].is_some() {
-            machine.product(self.product(), &factors, (next, B), &mut place)?;
-            next += 1;
+        let products: Vec<_> =
+            [a_tangent.map(|a| (a, B)), b_tangent.map(|b| (A, b))].into_iter().flatten().collect();
+        let mut left = &products[..];
+        let add = row.is_some() || matrix.is_some();
+        if let (Some(row), [first, others @ ..]) = (row, left)
+            && machine.product_onto(self.product(), &factors, *first, Onto { row, matrix }, y_tangent)?
+        {
+            left = others;
+        } else if add {
+            self.push_added(machine, x, x_tangent, y_tangent)?;
         }
-        if x_tangent[B].is_some() {
-            machine.product(self.product(), &factors, (A, next), &mut place)?;
-        }
-        Ok(())
+        let mut place = Place { to: y_tangent, add };
+        left.iter().try_for_each(|which| machine.product(self.product(), &factors, *which, &mut place))
     }
 
     fn pull(
@@ -205,10 +234,10 @@ impl<M: Machine> Graph<M> {
 
     /// `matrix + a b + row`: what comes out of two layers, say, added to what went in.
     pub fn linear_onto(&mut self, matrix: ValueId, a: ValueId, b: ValueId, row: ValueId) -> Result<ValueId> {
-        self.product(vec![a, b, matrix, row])
+        self.product(vec![a, b, row, matrix])
     }
 
-    /// The product of the first two, and what is added to it: nothing, a row, or a matrix and a row.
+    /// The product of the first two, and what is added to it: nothing, a row, or a row and a matrix.
     fn product(&mut self, inputs: Vec<ValueId>) -> Result<ValueId> {
         let (left, right) = (self.shape(inputs[A]), self.shape(inputs[B]));
         let ((rows, inner), (inner_b, columns)) = (left, right);
@@ -219,21 +248,19 @@ impl<M: Machine> Graph<M> {
         let output = Rows { width: columns, follow: Follow::OWN };
         let row = Rows { width: columns, follow: Follow::Shared(rows.max(1)) };
         let sweep = |inputs| Sweep { rows, inputs, output };
-        let shapes: Vec<_> = inputs[2..].iter().map(|value| self.shape(*value)).collect();
+        let shapes: Vec<_> = inputs[ROW..].iter().map(|value| self.shape(*value)).collect();
         let added = match shapes[..] {
             [] => Added::Nothing,
             [one] if one == (1, columns) => Added::Row(sweep(vec![row])),
-            [matrix, one] if matrix == (rows, columns) && one == (1, columns) => {
-                Added::MatrixAndRow(sweep(vec![output, row]))
+            [one, matrix] if matrix == (rows, columns) && one == (1, columns) => {
+                Added::RowAndMatrix(sweep(vec![row, output]))
             }
             [.., right] => {
                 return refused((rows, columns), right, "a row that is as wide, and a matrix of that shape");
             }
         };
-        if !matches!(added, Added::Nothing) {
-            // The last one is a row that all rows share.
-            self.widen(&inputs[inputs.len() - 1..]);
-        }
+        // All rows share it.
+        self.widen(inputs.get(ROW..=ROW).unwrap_or(&[]));
         Ok(self.add(Box::new(Multiply { rows, inner, columns, added }), inputs, (rows, columns)))
     }
 }

@@ -13,7 +13,7 @@ use theria_reference::Real;
 use super::rows::instance_name;
 use super::{Attended, Gpu, GpuTensor, Precision, Shared, on_device, view};
 use crate::Result;
-use crate::machine::{Machine as _, kernel_source};
+use crate::machine::{Machine as _, Onto, kernel_source};
 use crate::number::Number;
 
 const SOURCE: Source = kernel_source!("round.cu");
@@ -21,7 +21,7 @@ const THREADS: usize = 256;
 /// Elements of a thread, as in `round.cu`.
 const EACH: usize = 4;
 /// Tensors of a launch, as in `round.cu`.
-pub(super) const MOST: usize = 24;
+pub(super) const MOST: usize = 48;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct RoundKernel {
@@ -35,7 +35,7 @@ pub(super) fn all() -> impl Iterator<Item = RoundKernel> {
 
 /// `Round` of `round.cu`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Parameters {
     from: [u64; MOST],
     to: [u64; MOST],
@@ -44,7 +44,7 @@ pub(super) struct Parameters {
     tensors: i32,
 }
 
-const _: () = assert!(size_of::<Parameters>() == 680);
+const _: () = assert!(size_of::<Parameters>() == 1352);
 
 // SAFETY: `Parameters` is the struct `Round` of round.cu, which touches what it names, after it waited for the launches
 // ahead.
@@ -147,6 +147,31 @@ impl<R: Real> Factors<'_, R> {
             (GpuTensor::Wide(tensor), None) => Factor::Wide(view(tensor)),
         }
     }
+
+    /// What a wide product is added to, if all of it is.
+    pub(super) fn wide<'b>(&'b self, onto: Onto<'b, GpuTensor<R>>) -> Option<theria_gpu_fwd::Onto<'b, R>> {
+        let matrix = match onto.matrix {
+            Some(GpuTensor::Wide(matrix)) => Some(view(matrix)),
+            Some(GpuTensor::Narrow(_)) => return None,
+            None => None,
+        };
+        let GpuTensor::Wide(row) = self.given[onto.row] else { return None };
+        Some(theria_gpu_fwd::Onto { row: view(row), matrix })
+    }
+
+    /// What a narrow product is added to, if all of it is.
+    pub(super) fn narrow<'b>(
+        &'b self,
+        onto: Onto<'b, GpuTensor<R>>,
+    ) -> Option<theria_gpu_fwd::Onto<'b, bf16>> {
+        let matrix = match onto.matrix {
+            Some(GpuTensor::Narrow(matrix)) => Some(view(matrix)),
+            Some(GpuTensor::Wide(_)) => return None,
+            None => None,
+        };
+        let Factor::Narrow(row) = self.get(onto.row) else { return None };
+        Some(theria_gpu_fwd::Onto { row, matrix })
+    }
 }
 
 impl<R> Drop for Factors<'_, R> {
@@ -217,7 +242,13 @@ where
 
     /// Makes rounded copies, as many as a launch takes.
     fn round(&self, some: &[&CudaTensor<R>], rounded: &mut Vec<CudaTensor<bf16>>) -> Result<()> {
-        let mut parameters = Parameters { tensors: some.len() as i32, ..Parameters::default() };
+        let mut parameters = Parameters {
+            from: [0; MOST],
+            to: [0; MOST],
+            count: [0; MOST],
+            first: [0; MOST],
+            tensors: some.len() as i32,
+        };
         let mut blocks = 0;
         for (n, tensor) in some.iter().enumerate() {
             let count = view(tensor).layout().len();

@@ -30,7 +30,7 @@ use theria_gpu_fwd::{
 };
 use theria_reference::Real;
 
-use super::{Change, Machine, Picks, Place, Places, Product, Rowwise, Sweep, Update, Width, expect};
+use super::{Change, Machine, Onto, Picks, Place, Places, Product, Rowwise, Sweep, Update, Width, expect};
 use crate::number::Number;
 use crate::{Error, Result};
 use dot::DotKernel;
@@ -302,6 +302,33 @@ where
             }
             (Factor::Narrow(a), Factor::Narrow(b), GpuTensor::Narrow(to)) => {
                 blas.multiply(product, tf32, (a, b), &mut view_mut(to), add)
+            }
+            _ => return Err(Error::MixedWidths),
+        })
+    }
+
+    fn product_onto(
+        &self,
+        product: Product,
+        factors: &Factors<'_, R>,
+        (a, b): (usize, usize),
+        onto: Onto<'_, GpuTensor<R>>,
+        out: &mut GpuTensor<R>,
+    ) -> Result<bool> {
+        let (blas, tf32) = (&self.shared.blas, self.precision == Precision::Tf32);
+        // What is added is as wide as what comes out.
+        on_device(match (factors.get(a), factors.get(b), out) {
+            (Factor::Wide(a), Factor::Wide(b), GpuTensor::Wide(to)) => {
+                let Some(onto) = factors.wide(onto) else { return Ok(false) };
+                blas.multiply_onto(product, tf32, (a, b), onto, &mut view_mut(to))
+            }
+            (Factor::Narrow(a), Factor::Narrow(b), GpuTensor::Wide(to)) => {
+                let Some(onto) = factors.wide(onto) else { return Ok(false) };
+                blas.multiply_onto(product, tf32, (a, b), onto, &mut view_mut(to))
+            }
+            (Factor::Narrow(a), Factor::Narrow(b), GpuTensor::Narrow(to)) => {
+                let Some(onto) = factors.narrow(onto) else { return Ok(false) };
+                blas.multiply_onto(product, tf32, (a, b), onto, &mut view_mut(to))
             }
             _ => return Err(Error::MixedWidths),
         })
