@@ -3,7 +3,7 @@
 
 namespace theria {
 
-constexpr int MOST = 48, EACH = 4;
+constexpr int MOST = 64, EACH = 8;
 
 // Mirrors `Parameters` in gpu/factors.rs. Tensor i is that of the blocks from `first[i]` on.
 struct Round {
@@ -14,14 +14,20 @@ struct Round {
     int tensors;
 };
 
+// Two numbers as they lie.
+THERIA_DEVICE unsigned pair(float low, float high) {
+    return unsigned(Element<THERIA_TO>::from_acc(low).bits) | unsigned(Element<THERIA_TO>::from_acc(high).bits) << 16;
+}
+
 } // namespace theria
 
 extern "C" __global__ void __launch_bounds__(256) kernel(const __grid_constant__ theria::Round all) {
     using namespace theria;
     int which = 0;
 #pragma unroll
-    for (int i = 1; i < MOST; ++i) {
-        which += i < all.tensors && int(blockIdx.x) >= all.first[i];
+    for (int half = MOST / 2; half > 0; half /= 2) {
+        int later = which + half;
+        which = later < all.tensors && int(blockIdx.x) >= all.first[later] ? later : which;
     }
     let_next_launch_start();
     const float *from = all.from[which];
@@ -30,10 +36,8 @@ extern "C" __global__ void __launch_bounds__(256) kernel(const __grid_constant__
     long long n = ((long long)(blockIdx.x - all.first[which]) * blockDim.x + threadIdx.x) * EACH;
     await_launches_ahead();
     if (n + EACH <= count) {
-        float4 x = *reinterpret_cast<const float4 *>(from + n);
-        ushort4 made = {Element<THERIA_TO>::from_acc(x.x).bits, Element<THERIA_TO>::from_acc(x.y).bits,
-                        Element<THERIA_TO>::from_acc(x.z).bits, Element<THERIA_TO>::from_acc(x.w).bits};
-        *reinterpret_cast<ushort4 *>(to + n) = made;
+        float4 x = *reinterpret_cast<const float4 *>(from + n), y = *reinterpret_cast<const float4 *>(from + n + 4);
+        *reinterpret_cast<uint4 *>(to + n) = make_uint4(pair(x.x, x.y), pair(x.z, x.w), pair(y.x, y.y), pair(y.z, y.w));
     } else {
         for (; n < count; ++n) {
             to[n] = Element<THERIA_TO>::from_acc(from[n]);

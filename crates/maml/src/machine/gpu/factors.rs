@@ -19,9 +19,9 @@ use crate::number::Number;
 const SOURCE: Source = kernel_source!("round.cu");
 const THREADS: usize = 256;
 /// Elements of a thread, as in `round.cu`.
-const EACH: usize = 4;
+const EACH: usize = 8;
 /// Tensors of a launch, as in `round.cu`.
-pub(super) const MOST: usize = 48;
+pub(super) const MOST: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct RoundKernel {
@@ -44,7 +44,7 @@ pub(super) struct Parameters {
     tensors: i32,
 }
 
-const _: () = assert!(size_of::<Parameters>() == 1352);
+const _: () = assert!(size_of::<Parameters>() == 1800);
 
 // SAFETY: `Parameters` is the struct `Round` of round.cu, which touches what it names, after it waited for the launches
 // ahead.
