@@ -45,6 +45,15 @@ impl Fixture {
 
     /// The learner, and where it begins.
     pub(super) fn workload<M: Machine + 'static>(&self, machine: &M) -> Result<Workload<M>> {
+        self.workload_near(machine, &mut |x| x)
+    }
+
+    /// The same, but that it begins with other numbers.
+    pub(super) fn workload_near<M: Machine + 'static>(
+        &self,
+        machine: &M,
+        near: &mut impl FnMut(f64) -> f64,
+    ) -> Result<Workload<M>> {
         let problem = &self.0["problem"];
         let support = model(machine, &problem["Xs"], &problem["Ts"])?;
         let query = model(machine, &problem["Xq"], &problem["Tq"])?;
@@ -52,7 +61,7 @@ impl Fixture {
         let begin = (0..NAMES.len()).map(|n| Begin {
             name: NAMES[n],
             shape: SHAPES[n],
-            numbers: numbers(&problem["theta"][n]),
+            numbers: numbers(&problem["theta"][n]).into_iter().map(&mut *near).collect(),
         });
         Workload::new(machine, learner, &begin.collect::<Vec<_>>())
     }
