@@ -20,6 +20,8 @@ pub struct DeviceSuite {
     arguments: Arguments,
     missing: Option<String>,
     rows: Arc<Mutex<Vec<(usize, Vec<Row>)>>>,
+    /// The device of all tests, if they share one.
+    shared: Option<Device>,
     trials: Vec<Trial>,
 }
 
@@ -30,7 +32,21 @@ impl DeviceSuite {
             let reason = error.to_string();
             reason.split([':', ';']).next().unwrap_or_default().to_owned()
         });
-        Self { phase, arguments: Arguments::from_args(), missing, rows: Arc::default(), trials: Vec::new() }
+        Self {
+            phase,
+            arguments: Arguments::from_args(),
+            missing,
+            rows: Arc::default(),
+            shared: None,
+            trials: Vec::new(),
+        }
+    }
+
+    /// Opens the device once for all tests. Those that record work while others multiply have to: a recording keeps away
+    /// what is asked of its own open device, and not what cuBLAS asks of another.
+    #[must_use]
+    pub fn on_one_device(self) -> Self {
+        Self { shared: Device::open(0).ok(), ..self }
     }
 
     /// Compiles these kernels before the first test, on all processors: a test that comes to hundreds of them would
@@ -49,8 +65,10 @@ impl DeviceSuite {
     pub fn test(mut self, name: &str, run: impl FnOnce(&Cuda) -> Vec<Row> + Send + 'static) -> Self {
         let (rows, place) = (Arc::clone(&self.rows), self.trials.len());
         let title = self.missing.as_ref().map_or(name.to_owned(), |reason| format!("{name} ({reason})"));
+        let shared = self.shared.clone();
         let body = move || {
-            let device = Device::open(0).map_err(|error| Failed::from(error.to_string()))?;
+            let device = shared.map_or_else(|| Device::open(0), Ok);
+            let device = device.map_err(|error| Failed::from(error.to_string()))?;
             let found = run(&Cuda::new(device));
             let failed = failures(&found);
             let count = found.len();

@@ -112,6 +112,7 @@ fn wrong(cuda: &Cuda) -> Vec<Row> {
 
 fn main() {
     DeviceSuite::new(10)
+        .on_one_device()
         .compiling(kernels)
         .test("operations_in_f64", |cuda| {
             operations::conform(&Named::F64, in_f64(cuda), operations::all(), 0.0)

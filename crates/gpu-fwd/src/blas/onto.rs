@@ -4,6 +4,7 @@
 //! when it makes it. What it chose is kept: the same product is made in the same way, and has the same bits, every time.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::c_void;
 
 use cudarc::cublas::sys::cublasOperation_t;
@@ -200,14 +201,10 @@ impl Blas {
         let mut handle = self.handle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // One library takes the handle of the other.
         let library: cublasLtHandle_t = handle.blas.cast();
-        let plan = match handle.plans.0.get(&kind) {
-            Some(plan) => plan,
-            None => {
-                let plan = kind.plan(library)?;
-                handle.plans.0.entry(kind).or_insert(plan)
-            }
-        };
-        let Some(plan) = plan else { return Ok(false) };
+        if let Entry::Vacant(place) = handle.plans.0.entry(kind) {
+            place.insert(kind.plan(library)?);
+        }
+        let Some(Some(plan)) = handle.plans.0.get(&kind) else { return Ok(false) };
         let at = Say::CUBLASLT_MATMUL_DESC_BIAS_POINTER;
         say(plan.product, at, &onto.row.address())?;
         // SAFETY: the handle is this device's, whose context is current; the views name live memory of the device as

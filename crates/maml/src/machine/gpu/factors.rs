@@ -149,7 +149,7 @@ impl<R: Real> Factors<'_, R> {
     }
 
     /// What a wide product is added to, if all of it is.
-    pub(super) fn wide<'b>(&'b self, onto: Onto<'b, GpuTensor<R>>) -> Option<theria_gpu_fwd::Onto<'b, R>> {
+    pub(super) fn wide<'b>(&'b self, onto: &Onto<'b, GpuTensor<R>>) -> Option<theria_gpu_fwd::Onto<'b, R>> {
         let matrix = match onto.matrix {
             Some(GpuTensor::Wide(matrix)) => Some(view(matrix)),
             Some(GpuTensor::Narrow(_)) => return None,
@@ -162,7 +162,7 @@ impl<R: Real> Factors<'_, R> {
     /// What a narrow product is added to, if all of it is.
     pub(super) fn narrow<'b>(
         &'b self,
-        onto: Onto<'b, GpuTensor<R>>,
+        onto: &Onto<'b, GpuTensor<R>>,
     ) -> Option<theria_gpu_fwd::Onto<'b, bf16>> {
         let matrix = match onto.matrix {
             Some(GpuTensor::Narrow(matrix)) => Some(view(matrix)),

@@ -319,15 +319,15 @@ where
         // What is added is as wide as what comes out.
         on_device(match (factors.get(a), factors.get(b), out) {
             (Factor::Wide(a), Factor::Wide(b), GpuTensor::Wide(to)) => {
-                let Some(onto) = factors.wide(onto) else { return Ok(false) };
+                let Some(onto) = factors.wide(&onto) else { return Ok(false) };
                 blas.multiply_onto(product, tf32, (a, b), onto, &mut view_mut(to))
             }
             (Factor::Narrow(a), Factor::Narrow(b), GpuTensor::Wide(to)) => {
-                let Some(onto) = factors.wide(onto) else { return Ok(false) };
+                let Some(onto) = factors.wide(&onto) else { return Ok(false) };
                 blas.multiply_onto(product, tf32, (a, b), onto, &mut view_mut(to))
             }
             (Factor::Narrow(a), Factor::Narrow(b), GpuTensor::Narrow(to)) => {
-                let Some(onto) = factors.narrow(onto) else { return Ok(false) };
+                let Some(onto) = factors.narrow(&onto) else { return Ok(false) };
                 blas.multiply_onto(product, tf32, (a, b), onto, &mut view_mut(to))
             }
             _ => return Err(Error::MixedWidths),
