@@ -334,7 +334,7 @@ pub trait Machine: Sized + Sync {
         out: &mut Place<'_, Self::Tensor>,
     ) -> Result<()>;
 
-    /// The same, onto what is given, if that is one step: then it is done, and `true`.
+    /// The same, added to what is given, if the machine has that as one step: then it is done, and `true`.
     fn product_onto(
         &self,
         _product: Product,

@@ -58,7 +58,7 @@ pub trait Operation<M: Machine>: fmt::Debug + Send {
         false
     }
 
-    /// How many of its operands, the first ones, are factors of products.
+    /// How many of its operands, the first ones, are factors of products, or are rounded with these.
     fn factors(&self) -> usize {
         0
     }

@@ -2,7 +2,7 @@
 //!
 //! | primitive | by |
 //! |---|---|
-//! | products of matrices | cuBLAS |
+//! | products of matrices | cuBLAS; with what they are added to, cuBLASLt |
 //! | functions of rows | `kernels/rows.cuh`: a team of threads for each row, sums over rows in one order |
 //! | updates of elements | `kernels/elements.cuh` |
 //! | sums and inner products | `kernels/dot.cu`, in f64 |
