@@ -150,18 +150,6 @@ impl Blas {
         check("cublasGemmEx", outcome)
     }
 
-    /// The same of both factors and of the product.
-    fn own_all(
-        &self,
-        Multiplied { rows, inner, columns, .. }: Multiplied,
-        (a, b): (&impl Address, &impl Address),
-        out: &impl Address,
-    ) -> Result<()> {
-        self.own("the first factor", a, rows * inner)?;
-        self.own("the second factor", b, inner * columns)?;
-        self.own("the product", out, rows * columns)
-    }
-
     /// Refuses memory of another device, or that is not packed elements, as many as are needed.
     fn own(&self, what: &'static str, view: &impl Address, needed: usize) -> Result<()> {
         if view.device() != self.device.id() {
@@ -173,6 +161,18 @@ impl Blas {
         } else {
             Err(Error::NotPacked { what, given, span, needed })
         }
+    }
+
+    /// The same of both factors and of the product.
+    fn own_all(
+        &self,
+        Multiplied { rows, inner, columns, .. }: Multiplied,
+        (a, b): (&impl Address, &impl Address),
+        out: &impl Address,
+    ) -> Result<()> {
+        self.own("the first factor", a, rows * inner)?;
+        self.own("the second factor", b, inner * columns)?;
+        self.own("the product", out, rows * columns)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use theria_contract::{Attention, Checks, Element, Problem, Rule};
 
-use super::stage::Stage;
+use super::stage::{Drawn, Stage};
 use super::{Checked, Peer, Plan, Timed, Times, check};
 use crate::backend::{Backend, Served as _, Visit, with_element};
 
@@ -63,11 +63,13 @@ impl<E: Element> Visit<E> for Measure<'_, '_> {
         }
         let (mut stage, drawn) = Stage::<E, A>::new(backend, problem, *rule, *seed)?;
         let precision = self.task.backend.precision(E::DTYPE);
-        let checked_now = |stage: &mut Stage<'_, E, A>| {
+        let checked_now = |stage: &mut Stage<'_, E, A>, drawn: &Drawn<E>| {
             stage.call(0)?;
-            check::check(backend, problem, *rule, precision, &drawn, stage.outputs())
+            check::check(backend, problem, *rule, precision, drawn, stage.outputs())
         };
-        let checked = checked_now(&mut stage)?;
+        let checked = checked_now(&mut stage, &drawn)?;
+        // Nothing is held for a check that does not come.
+        let drawn = stage.can_keep_rest().then_some(drawn);
         let mut measured = Measured {
             times: None,
             with_rest: None,
@@ -91,8 +93,9 @@ impl<E: Element> Visit<E> for Measure<'_, '_> {
                 first.and(&second)
             }
         });
-        if stage.keep_rest()? {
-            measured.checked = checked.and(checked_now(&mut stage)?);
+        if let Some(drawn) = drawn {
+            stage.keep_rest()?;
+            measured.checked = checked.and(checked_now(&mut stage, &drawn)?);
             if measured.checked.passed() {
                 measured.with_rest = Some(backend.storage().times(*plan, &mut |number| stage.call(number))?);
             } else {

@@ -119,13 +119,15 @@ impl<'a, E: Element, A: Attention<E>> Stage<'a, E, A> {
         self.sets.len()
     }
 
-    /// Whether the forward can keep what rounding takes from O for the rules that start from it. From now on it does.
-    pub(super) fn keep_rest(&mut self) -> Result<bool> {
-        let keeps = self.rule == Rule::Forward && self.backend.keeps_rest(self.problem);
-        if keeps {
-            self.outputs = Outputs::Saved(poison::saved(self.backend, self.problem, true)?);
-        }
-        Ok(keeps)
+    /// Whether this is a forward that can keep what rounding takes from O, for the rules that start from it.
+    pub(super) fn can_keep_rest(&self) -> bool {
+        self.rule == Rule::Forward && self.backend.keeps_rest(self.problem)
+    }
+
+    /// From now on it does.
+    pub(super) fn keep_rest(&mut self) -> Result<()> {
+        self.outputs = Outputs::Saved(poison::saved(self.backend, self.problem, true)?);
+        Ok(())
     }
 
     /// What the last call wrote.

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::c_void;
+use std::sync::PoisonError;
 
 use cudarc::cublas::sys::cublasOperation_t;
 use cudarc::cublaslt::result;
@@ -16,7 +17,7 @@ use cudarc::cublaslt::sys::{
 };
 use theria_contract::{DType, Element};
 
-use super::{Blas, Multiplied, Scalars, WORKSPACE};
+use super::{Blas, Call, Multiplied, Scalars, WORKSPACE};
 use crate::{Address as _, CudaView, CudaViewMut, Error, Result};
 
 /// What a product is added to, in the type of the product.
@@ -99,8 +100,12 @@ fn say<T>(product: cublasLtMatmulDesc_t, what: Say, value: &T) -> Result<()> {
 }
 
 impl Kind {
-    /// Rows for columns, as in `Call`: the first factor of the library is `b`.
+    /// Rows for columns, as in `Call`: the first factor of the library is `b`. None without the library.
     fn plan(self, handle: cublasLtHandle_t) -> Result<Option<Plan>> {
+        // SAFETY: looks for the library and calls nothing in it.
+        if !unsafe { sys::is_culib_present() } {
+            return Ok(None);
+        }
         let Self { product: Multiplied { rows, inner, columns, a_transposed, b_transposed }, .. } = self;
         let (arithmetic, scale) = match (self.factor, self.tf32) {
             (DType::F64, _) => (cublasComputeType_t::CUBLAS_COMPUTE_64F, DType::F64),
@@ -187,9 +192,8 @@ impl Blas {
         if let Some(matrix) = &onto.matrix {
             self.own("the matrix", matrix, rows * columns)?;
         }
-        super::Call::new(product, (F::DTYPE, R::DTYPE), tf32)?;
-        // SAFETY: looks for the library and calls nothing in it.
-        if rows * inner * columns == 0 || !unsafe { sys::is_culib_present() } {
+        Call::new(product, (F::DTYPE, R::DTYPE), tf32)?;
+        if rows * inner * columns == 0 {
             return Ok(false);
         }
         let matrix = onto.matrix.map_or(out.address(), |matrix| matrix.address());
@@ -198,7 +202,7 @@ impl Blas {
         let (one, beta) = (Scalars::new(1.0), Scalars::new(f64::from(u8::from(onto.matrix.is_some()))));
         // In this order, as in `multiply`.
         let turn = self.device.stream()?;
-        let mut handle = self.handle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
         // One library takes the handle of the other.
         let library: cublasLtHandle_t = handle.blas.cast();
         if let Entry::Vacant(place) = handle.plans.0.entry(kind) {
