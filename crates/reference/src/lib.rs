@@ -27,8 +27,10 @@
 
 pub mod dense;
 mod real;
+mod registers;
 pub mod streaming;
 
 pub use dense::Dense;
 pub use real::Real;
+pub use registers::give_back_registers;
 pub use streaming::Streaming;

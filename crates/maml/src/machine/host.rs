@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use theria_contract::{Attention, Layout, Storage as _, Tensor, TensorView, TensorViewMut};
-use theria_reference::Real;
+use theria_reference::{Real, give_back_registers};
 
 use super::{Change, Machine, Picks, Place, Places, Product, Rows, Rowwise, Sweep, Update, Width, expect};
 use crate::Result;
@@ -159,6 +159,7 @@ where
             Number::constant(1.0),
             Par::Seq,
         );
+        give_back_registers();
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use theria_contract::{
     Element, Host, Inputs, Problem, Result, SavedViewMut, TensorView, TensorViewMut, Visibility,
 };
 
-use crate::Real;
+use crate::{Real, give_back_registers};
 
 /// Which head: the batch entry, the query head, and the key/value head that it shares.
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +97,7 @@ where
     let scale = E::Acc::from_f64(problem.scale());
     let visibility = Visibility::of(problem);
     let products = q * k.transpose();
+    give_back_registers();
     Mat::from_fn(products.nrows(), products.ncols(), |i, j| {
         let at = [index.batch, index.q, i, j];
         let unmasked = inputs.mask.is_none_or(|mask| mask.at_broadcast(at) != 0);
@@ -116,6 +117,7 @@ where
 /// a relative error. The row must sum to one, so dividing by its sum takes the error out again.
 pub fn probabilities<A: Real>(scores: MatRef<'_, A>, lse: impl Fn(usize) -> A) -> Mat<A> {
     let unseen = A::from_f64(f64::NEG_INFINITY);
+    give_back_registers();
     let mut p = Mat::from_fn(scores.nrows(), scores.ncols(), |i, j| match scores[(i, j)] {
         s if s == unseen && !lse(i).to_f64().is_nan() => A::default(),
         s => Real::exp(s - lse(i)),

@@ -7,6 +7,7 @@ use faer::{Accum, MatMut, MatRef, Par};
 use theria_contract::TensorView;
 
 use super::Vector;
+use crate::give_back_registers;
 
 /// The largest tile of scores; blocks are evened out below it.
 #[derive(Clone, Copy, Debug)]
@@ -75,13 +76,12 @@ pub fn matrix_mut<A: Vector>(data: &mut [A], rows: usize, columns: usize, stride
 pub fn product<A: Vector>(dst: MatMut<'_, A>, accum: Accum, a: MatRef<'_, A>, b: MatRef<'_, A>, alpha: A) {
     // Into a single row or column faer adds term by term: over a long sweep of tiles that is one naive
     // sum. The tile's own sum first, and one addition for each tile.
-    if accum == Accum::Add && dst.nrows() == 1 {
-        return add_row(dst, a, b, alpha);
+    match (accum, dst.nrows(), dst.ncols()) {
+        (Accum::Add, 1, _) => add_row(dst, a, b, alpha),
+        (Accum::Add, _, 1) => add_row(dst.transpose_mut(), b.transpose(), a.transpose(), alpha),
+        _ => matmul(dst, accum, a, b, alpha, Par::Seq),
     }
-    if accum == Accum::Add && dst.ncols() == 1 {
-        return add_row(dst.transpose_mut(), b.transpose(), a.transpose(), alpha);
-    }
-    matmul(dst, accum, a, b, alpha, Par::Seq);
+    give_back_registers();
 }
 
 /// `dst += alpha · a · b` for a single row, through a sum of its own.
