@@ -34,6 +34,7 @@ fn cases(width: usize) -> Vec<Case> {
         ..case(what, builder.key_lengths())
     };
     let long = || sized(2, [4, 2], 300, 530);
+    let few = || sized(3, [4, 2], 300, 250);
     let window = |left, right| Window { left, right };
     let mut cases = vec![
         case("groups of two", long()),
@@ -66,6 +67,17 @@ fn cases(width: usize) -> Vec<Case> {
         case("many heads of 200 rows, causal", sized(2, [66, 66], 200, 140).causal(Causal::BottomRight)),
         case("many heads of 100 rows", sized(2, [66, 66], 100, 140)),
         case("many tiles of keys", sized(1, [1, 1], 70, 20_000)),
+        case("many heads of 197 rows and keys", sized(2, [66, 66], 197, 197)),
+        with_lengths("many heads of 230 rows, lengths", sized(3, [66, 22], 230, 340), vec![65, 336, 48]),
+        case("few keys, many queries", sized(1, [4, 2], 530, 200)),
+        case("few keys, a window", few().window(window(Some(70), Some(33)))),
+        with_lengths("few keys, lengths", few(), vec![250, 0, 137]),
+        with_lengths("few keys, lengths, causal", few().causal(Causal::BottomRight), vec![250, 1, 128]),
+        falling("few keys, many heads, falling", sized(2, [99, 99], 200, 250).scale(1.0)),
+        rising(
+            "few keys, many heads, rising",
+            sized(2, [99, 99], 250, 200).causal(Causal::TopLeft).scale(1.0),
+        ),
     ];
     let around = [
         (1, 1),

@@ -57,6 +57,7 @@ fn suite_on_hopper() -> Suite {
         steep("falling", Amplitude::Falling, sized(2, [2, 1], 40, 700, 64, 64)),
         steep("many heads, falling", Amplitude::Falling, many()),
         steep("many heads, rising", Amplitude::Rising, many()),
+        named("many heads of 197 rows and keys".to_owned(), sized(2, [66, 66], 197, 197, 64, 64)),
     ]);
     suite
 }

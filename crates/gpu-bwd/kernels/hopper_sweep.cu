@@ -21,6 +21,7 @@
 // Barriers, one for each stage or buffer: `q_full` and `g_full` count bytes, `q_empty`, `g_empty`, `shared_full` and
 // `sums_full` the eight warps that have read or written, `sums_empty` is the writer's. A buffer of dS needs no barrier
 // for being empty: who has written the one after it has read this one.
+#include "hopper_keys.cuh"
 #include "hopper_sweep.cuh"
 #include "hopper_turns.cuh"
 
@@ -33,7 +34,6 @@ constexpr bool INTERVALS = THERIA_INTERVALS; // causal masks and windows
 constexpr int KEYS = 128, CONSUMERS = 2, OWN_KEYS = KEYS / CONSUMERS, STAGES = 2, BUFFERS = 2;
 constexpr int CONSUMER_WARPS = CONSUMERS * 4, CONSUMER_THREADS = CONSUMERS * WARPGROUP;
 constexpr int THREADS = WARPGROUP + CONSUMER_THREADS;
-constexpr float LOG2_E = 1.4426950408889634f;
 static_assert(D == 64 || D == 128, "whole panels, and sums that registers hold");
 static_assert(QUERIES == 64 || (QUERIES == 128 && D == 64), "what registers hold");
 
@@ -41,7 +41,6 @@ static_assert(QUERIES == 64 || (QUERIES == 128 && D == 64), "what registers hold
 constexpr int PANELS = D / PANEL, KEY_PANEL = KEYS * PANEL_ROW, QUERY_PANEL = QUERIES * PANEL_ROW;
 constexpr int KEY_BYTES = PANELS * KEY_PANEL, QUERY_BYTES = PANELS * QUERY_PANEL;
 constexpr int SHARED_BYTES = QUERIES / PANEL * KEY_PANEL, SUM_BYTES = QUERIES * D * 4;
-using Known = Record<float, 1, false>;
 constexpr int RECORD_BYTES = QUERIES * int(sizeof(Known));
 
 // A warpgroup's half of dQ: queries of its own, or columns of its own.
@@ -107,13 +106,6 @@ struct Memory {
 
 using Block = Sweep<KEYS, QUERIES, INTERVALS>;
 
-// All lanes of a warp have done something.
-static THERIA_DEVICE void arrive_as_warp(Barrier barrier) {
-    __syncwarp();
-    if (is_elected())
-        barrier.arrive();
-}
-
 // ---- The warp that brings tiles: one lane of it. ----
 
 static THERIA_DEVICE void bring_tiles(const Parameters &p, const Block &block, Memory at) {
@@ -173,113 +165,27 @@ static THERIA_DEVICE void add_sums(const Parameters &p, const Block &block, Memo
 
 // ---- A warpgroup with 64 keys. ----
 
-// Sᵀ = K Qᵀ, or dPᵀ = V Gᵀ: rows are own keys, columns queries.
-static THERIA_DEVICE void multiply_rows(float (&x)[QUERIES / 2], unsigned keys, unsigned queries) {
-    begin_products();
-#pragma unroll
-    for (int n = 0; n < PANELS; ++n) {
-        unsigned long long a = panel(keys + n * KEY_PANEL), b = panel(queries + n * QUERY_PANEL);
-#pragma unroll
-        for (int k = 0; k < PANEL / 16; ++k)
-            Product<QUERIES, E>::template add<false, false>(x, ahead(a, 32 * k), ahead(b, 32 * k), n + k > 0);
-    }
-    commit_products();
+// Sᵀ = K Qᵀ, or dPᵀ = V Gᵀ, of own keys.
+static THERIA_DEVICE void multiply_tile(float (&x)[QUERIES / 2], unsigned keys, unsigned queries) {
+    multiply_rows<E, PANELS, KEY_PANEL, QUERY_PANEL>(x, keys, queries);
 }
 
 // dV += Pᵀ G, or dK += dSᵀ Q, of some queries.
 template <int BEGIN, int END>
-static THERIA_DEVICE void add_rows(float (&x)[D / 2], const unsigned (&a)[CHUNKS][4], unsigned queries) {
-    unsigned long long b = panel(queries, QUERY_PANEL);
-    begin_products();
-#pragma unroll
-    for (int k = BEGIN; k < END; ++k)
-        Product<D, E>::template add<true>(x, a[k], ahead(b, 2048 * k), true);
-    commit_products();
+static THERIA_DEVICE void add_tile(float (&x)[D / 2], const unsigned (&a)[CHUNKS][4], unsigned queries) {
+    add_rows<E, BEGIN, END, QUERY_PANEL>(x, a, queries);
 }
 
 // dQ = dS K: own queries, or own columns.
-static THERIA_DEVICE void multiply_shared(float (&x)[SUMS], unsigned shared, unsigned keys, int group) {
+static THERIA_DEVICE void multiply_own(float (&x)[SUMS], unsigned shared, unsigned keys, int group) {
     constexpr int OWN_COLUMN_BYTES = SUM_COLUMNS == PANEL ? KEY_PANEL : SUM_COLUMNS * 2;
     unsigned long long a = panel(shared + (OWN_QUERIES ? group * KEY_PANEL : 0));
     unsigned long long b = panel(keys + (OWN_QUERIES ? 0 : group * OWN_COLUMN_BYTES));
-    begin_products();
-#pragma unroll
-    for (int k = 0; k < KEYS / 16; ++k)
-        Product<SUM_COLUMNS, E>::template add<true, true>(x, ahead(a, 2048 * k), ahead(b, 2048 * k), k > 0);
-    commit_products();
+    multiply_shared<E, KEYS>(x, a, b);
 }
 
-// Sums as operands: from piece BEGIN of sixteen columns to END.
-template <int BEGIN, int END, int N> static THERIA_DEVICE void pack(unsigned (&to)[N][4], const float (&x)[8 * N]) {
-#pragma unroll
-    for (int k = BEGIN; k < END; ++k)
-#pragma unroll
-        for (int c = 0; c < 4; ++c)
-            to[k][c] = Math::pair(x[8 * k + 2 * c], x[8 * k + 2 * c + 1]);
-}
-
-// A thread's number, asked for where it is needed: what is worked out of it is not kept for the next time.
-static THERIA_DEVICE int thread_now() {
-    int x;
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
-    return x;
-}
 // The first of the block's keys that a thread's warp has.
 static THERIA_DEVICE int warp_row(int thread) { return (thread - WARPGROUP) / WARP * 16; }
-
-// Operands into panels of keys, from piece BEGIN of sixteen columns to END. The warp's sixteen rows begin at `row`.
-template <int BEGIN, int END, int N>
-static THERIA_DEVICE void store(unsigned panels, int row, const unsigned (&x)[N][4]) {
-    int lane = thread_now() % WARP;
-    row += lane % 16; // of which this lane names the place, for the upper or the lower eight columns
-    panels += row * PANEL_ROW;
-#pragma unroll
-    for (int k = BEGIN; k < END; ++k)
-        asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
-                         panels + k / 4 * KEY_PANEL + (2 * (k % 4) + lane / 16 ^ row % 8) * 16),
-                     "r"(x[k][0]), "r"(x[k][1]), "r"(x[k][2]), "r"(x[k][3])
-                     : "memory");
-}
-
-// Records of the two neighbouring queries that this thread has of eight.
-struct Records {
-    float first_lse, first_delta, second_lse, second_delta;
-
-    THERIA_DEVICE Records(unsigned all, int eight) {
-        unsigned from = all + (8 * eight + 2 * (threadIdx.x % 4)) * int(sizeof(Known));
-        asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-                     : "=f"(first_lse), "=f"(first_delta), "=f"(second_lse), "=f"(second_delta)
-                     : "r"(from));
-    }
-};
-
-// P = 2^(S·factor - lse·log2 e), in place.
-static THERIA_DEVICE void exponentials(float (&s)[QUERIES / 2], unsigned records, float factor) {
-#pragma unroll
-    for (int n = 0; n < QUERIES / 8; ++n) {
-        Records two(records, n);
-        float first = two.first_lse * LOG2_E, second = two.second_lse * LOG2_E;
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            s[4 * n + 2 * half] = exp2_of(fmaf(s[4 * n + 2 * half], factor, -first));
-            s[4 * n + 2 * half + 1] = exp2_of(fmaf(s[4 * n + 2 * half + 1], factor, -second));
-        }
-    }
-}
-
-// dS = P ∘ (dP - δ), in place of dP.
-template <int BEGIN, int END>
-static THERIA_DEVICE void derive(float (&dp)[QUERIES / 2], const float (&p)[QUERIES / 2], unsigned records) {
-#pragma unroll
-    for (int n = 2 * BEGIN; n < 2 * END; ++n) {
-        Records two(records, n);
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            dp[4 * n + 2 * half] = p[4 * n + 2 * half] * (dp[4 * n + 2 * half] - two.first_delta);
-            dp[4 * n + 2 * half + 1] = p[4 * n + 2 * half + 1] * (dp[4 * n + 2 * half + 1] - two.second_delta);
-        }
-    }
-}
 
 // What a warpgroup seldom needs to know of its block lies in shared memory: registers are few.
 struct Notes {
@@ -367,8 +273,8 @@ static THERIA_DEVICE void put(float (&x)[D / 2], float scale, const TensorMap &t
 #pragma unroll
     for (int n = 0; n < D / 2; ++n)
         x[n] *= scale;
-    pack<0, D / 16>(words, x);
-    store<0, D / 16>(tile, warp_row(thread_now()), words);
+    pack<Math, 0, D / 16>(words, x);
+    store<KEY_PANEL, 0, D / 16>(tile, warp_row(thread_now()), words);
     publish_stores();
     meet(2 + group, WARPGROUP);
     if (threadIdx.x % WARPGROUP == 0) {
@@ -399,7 +305,7 @@ static THERIA_DEVICE void visit_queries(const Parameters &p, const Block &block,
         }
         float s[QUERIES / 2];
         at.q_full(0).await(0);
-        multiply_rows(s, own_k, at.q(0));
+        multiply_tile(s, own_k, at.q(0));
         at.v_full().await(0);
         await_products<0>();
         hold(s);
@@ -408,37 +314,37 @@ static THERIA_DEVICE void visit_queries(const Parameters &p, const Block &block,
             unsigned parity = step / STAGES % 2;
             float dp[QUERIES / 2];
             at.g_full(here).await(parity);
-            multiply_rows(dp, own_v, at.g(here));
+            multiply_tile(dp, own_v, at.g(here));
 
             hide(s, notes, tile);
-            exponentials(s, at.records(here), factor);
+            exponentials(s, at.records(here), factor, LOG2_E);
             unsigned weights[CHUNKS][4], derived[CHUNKS][4];
-            pack<0, PIECE>(weights, s);
+            pack<Math, 0, PIECE>(weights, s);
             if (PIECE < CHUNKS)
-                add_rows<0, PIECE>(dv, weights, at.g(here));
+                add_tile<0, PIECE>(dv, weights, at.g(here));
 
             await_products<PIECE < CHUNKS>();
             hold(dp);
             derive<0, PIECE>(dp, s, at.records(here));
-            pack<0, PIECE>(derived, dp);
-            store<0, PIECE>(at.shared(here), warp_row(thread_now()), derived);
+            pack<Math, 0, PIECE>(derived, dp);
+            store<KEY_PANEL, 0, PIECE>(at.shared(here), warp_row(thread_now()), derived);
             if constexpr (PIECE < CHUNKS) {
-                pack<PIECE, CHUNKS>(weights, s);
-                add_rows<0, PIECE>(dk, derived, at.q(here));
+                pack<Math, PIECE, CHUNKS>(weights, s);
+                add_tile<0, PIECE>(dk, derived, at.q(here));
                 derive<PIECE, CHUNKS>(dp, s, at.records(here));
-                pack<PIECE, CHUNKS>(derived, dp);
-                store<PIECE, CHUNKS>(at.shared(here), warp_row(thread_now()), derived);
+                pack<Math, PIECE, CHUNKS>(derived, dp);
+                store<KEY_PANEL, PIECE, CHUNKS>(at.shared(here), warp_row(thread_now()), derived);
             }
             publish_stores();
             arrive_as_warp(at.shared_full(here));
-            add_rows<CHUNKS - PIECE, CHUNKS>(dv, weights, at.g(here));
-            add_rows<CHUNKS - PIECE, CHUNKS>(dk, derived, at.q(here));
+            add_tile<CHUNKS - PIECE, CHUNKS>(dv, weights, at.g(here));
+            add_tile<CHUNKS - PIECE, CHUNKS>(dk, derived, at.q(here));
 
             await_products<1>();
             arrive_as_warp(at.g_empty(here));
             at.shared_full(here).await(parity);
             float dq[SUMS];
-            multiply_shared(dq, at.shared(here), at.k(), group);
+            multiply_own(dq, at.shared(here), at.k(), group);
 
             // The scores of the next tile. After the last one nobody looks at what comes out: the product is made
             // whether it is wanted or not, because the compiler lets none run on where a branch may have skipped it.
@@ -447,7 +353,7 @@ static THERIA_DEVICE void visit_queries(const Parameters &p, const Block &block,
                 at.q_full(next).await((step + 1) / STAGES % 2);
             int writer = step % WRITERS;
             at.sums_empty(writer).await(step / WRITERS % 2 ^ 1);
-            multiply_rows(s, own_k, at.q(next));
+            multiply_tile(s, own_k, at.q(next));
             await_products<1>();
             hold(dq);
             arrive_as_warp(at.q_empty(here));

@@ -42,6 +42,7 @@ pub(crate) struct Moved {
     pub(crate) rest_tangent: Option<Located>,
     pub(crate) g: Option<Located>,
     pub(crate) g_tangent: Option<Located>,
+    pub(crate) dq: Option<Located>,
     pub(crate) dk: Option<Located>,
     pub(crate) dv: Option<Located>,
 }
@@ -189,6 +190,7 @@ impl<'a, 'i, E: Element> Call<'a, 'i, E> {
         self.own.dq = self.copied(&made.q);
         self.own.dk = self.copied(&made.k);
         self.own.dv = self.copied(&made.v);
+        self.moved.dq = Some(Located::of(&made.q));
         self.moved.dk = Some(Located::of(&made.k));
         self.moved.dv = Some(Located::of(&made.v));
         if let Some(bias) = &made.bias {

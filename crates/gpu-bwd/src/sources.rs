@@ -22,7 +22,8 @@ const HEADERS: &[(&str, &str)] = &{
 };
 
 /// Headers of kernels for Hopper alone.
-const OWN_OF_HOPPER: [(&str, &str); 2] = [
+const OWN_OF_HOPPER: [(&str, &str); 3] = [
+    ("hopper_keys.cuh", include_str!("../kernels/hopper_keys.cuh")),
     ("hopper_sweep.cuh", include_str!("../kernels/hopper_sweep.cuh")),
     ("hopper_turns.cuh", include_str!("../kernels/hopper_turns.cuh")),
 ];
@@ -30,7 +31,7 @@ const OWN_OF_HOPPER: [(&str, &str); 2] = [
 /// Everything that a kernel for Hopper may include.
 const HOPPER_HEADERS: &[(&str, &str)] = &{
     let forward = theria_gpu_fwd::HOPPER_HEADERS;
-    let mut all = [("rules.cuh", include_str!("../kernels/rules.cuh")); 9];
+    let mut all = [("rules.cuh", include_str!("../kernels/rules.cuh")); 10];
     assert!(forward.len() + OWN_OF_HOPPER.len() + 1 == all.len(), "room for all headers");
     let mut n = 0;
     while n < all.len() - 1 {
@@ -54,6 +55,7 @@ pub(crate) const FUSED_QUERIES: Source = source!("fused_queries.cu");
 pub(crate) const FUSED_KEYS: Source = source!("fused_keys.cu");
 pub(crate) const FUSED_BIAS: Source = source!("fused_bias.cu");
 pub(crate) const HOPPER_JVP: Source = source!("hopper_jvp.cu", HOPPER_HEADERS);
+pub(crate) const HOPPER_HEADS: Source = source!("hopper_heads.cu", HOPPER_HEADERS);
 pub(crate) const HOPPER_SWEEP: Source = source!("hopper_sweep.cu", HOPPER_HEADERS);
 pub(crate) const HOPPER_SECOND: Source = source!("hopper_second.cu", HOPPER_HEADERS);
 pub(crate) const HOPPER_FINISH: Source = source!("hopper_finish.cu", HOPPER_HEADERS);
@@ -71,7 +73,7 @@ mod tests {
     fn every_kernel_waits_for_the_launches_ahead_and_lets_the_next_one_start() {
         let fused = [FUSED_JVP, FUSED_QUERIES, FUSED_KEYS, FUSED_BIAS, STATISTICS];
         let reference = [REFERENCE_JVP, REFERENCE_QUERIES, REFERENCE_KEYS, REFERENCE_BIAS];
-        let hopper = [HOPPER_JVP, HOPPER_SWEEP, HOPPER_SECOND, HOPPER_FINISH];
+        let hopper = [HOPPER_JVP, HOPPER_HEADS, HOPPER_SWEEP, HOPPER_SECOND, HOPPER_FINISH];
         for source in fused.into_iter().chain(reference).chain(hopper) {
             let kernel = &source.text[source.text.find("__global__").unwrap()..];
             for call in ["let_next_launch_start();", "await_launches_ahead("] {

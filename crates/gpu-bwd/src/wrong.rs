@@ -37,7 +37,7 @@ pub const WRONG: [(&str, Edit); 13] = [
 ];
 
 /// The same for kernels for Hopper. None of these waits for what never comes.
-pub const WRONG_ON_HOPPER: [(&str, Edit); 17] = [
+pub const WRONG_ON_HOPPER: [(&str, Edit); 22] = [
     ("JVP: Q K′ᵀ is lost", edit("multiply_keys(s_tangent, q, k_tangent, true);", ";")),
     ("JVP: μ is without c", edit("not_a_number() : whole + own.centre[half];", "not_a_number() : whole;")),
     ("JVP: O is not taken off", edit("-end.shift * o.x)", "-0.0f * o.x)")),
@@ -47,6 +47,20 @@ pub const WRONG_ON_HOPPER: [(&str, Edit); 17] = [
     ),
     ("backward: δ is left out", edit("two.first_delta);", "0.0f * two.first_delta);")),
     ("backward: dK is without the scale", edit("put(dk, scale, p.dk", "put(dk, 1, p.dk")),
+    (
+        "backward: a window ends one query too late",
+        edit(
+            "x = query + 8 * n + c < width ? x : -infinity();",
+            "x = query + 8 * n + c <= width ? x : -infinity();",
+        ),
+    ),
+    ("few keys: δ is of half of the columns", edit("fmaf(lower(g >> 16),", "fmaf(0.0f,")),
+    (
+        "few keys: dQ is of half of the keys",
+        edit("multiply_shared<E, KEYS>(dq,", "multiply_shared<E, KEYS / 2>(dq,"),
+    ),
+    ("few keys: dQ is without the scale", edit("dq[n] *= float(all.score.scale);", ";")),
+    ("few keys: dK is without the scale", edit("put(dk[part], float(all.score.scale),", "put(dk[part], 1,")),
     ("whose turn is last has made dQ alone", edit("if (turn == 0)", "if (true)")),
     ("one strand is taken for all of dQ", edit("min_of(all.strands, seen.end", "min_of(1, seen.end")),
     ("dQ is without the scale", edit("scale * (half ? x[n].z : x[n].x)", "(half ? x[n].z : x[n].x)")),

@@ -28,6 +28,9 @@
 // Where warpgroups take TURNS, one begins its products when the one before has begun its own: then the exponentials
 // of one meet the products of the other.
 //
+// Short heads have few steps, and the last one may have few keys: 197 are three steps of 64 and five more. Where they are
+// no more than a FRINGE of sixteen, and all see all, that step multiplies sixteen.
+//
 // Few rows do not fill a device with blocks. With SPLIT both warpgroups have the same 64 rows and every second step each;
 // what the second one found is added to what the first one found.
 //
@@ -59,6 +62,8 @@ constexpr int CONSUMER_REGISTERS = GROUPS == 2 ? 240 : GROUPS == 3 ? 160 : 112;
 // Whether P becomes an operand while the one before is still being multiplied: there are registers for both. The sum of
 // its rounded numbers is taken from them then. Else it is one more column of the product, beside a panel of ones.
 constexpr bool EARLY = GROUPS == 2, ONES = REST && !EARLY;
+// Keys of a last step that is shorter than others; 0: there is none.
+constexpr int FRINGE = GROUPS == 4 && !INTERVALS ? 16 : 0;
 
 static_assert(GROUPS >= 2 && GROUPS <= 4, "as registers are divided");
 static_assert(APART || GROUPS < 4, "barriers of warps do not meet");
@@ -143,15 +148,18 @@ struct Work {
 // Steps of a warpgroup: [first, last) concern it, and in [whole, part) all of its rows see all keys.
 struct Steps {
     int first, whole, part, last;
+    bool ends_early; // the last step, which is not the first one, has no more than FRINGE keys
 
     THERIA_DEVICE Steps(const Forward &p, const Work &work, int group_row) {
         int row = work.row + group_row;
         first = whole = part = last = 0;
+        ends_early = false;
         if (row >= p.score.t)
             return;
         if (!INTERVALS) {
             part = unsigned(work.end) / KEYS;
             last = work.steps;
+            ends_early = part > 0 && last > part && work.end - part * KEYS <= FRINGE;
             return;
         }
         int below = min_of(row + GROUP_ROWS, p.score.t) - 1;
@@ -265,20 +273,21 @@ static THERIA_DEVICE float shrink_of(float from, float to, float factor) {
 }
 
 // S = Q·Kᵀ begins.
-static THERIA_DEVICE void begin_scores(Scores &s, unsigned queries, unsigned keys) {
+template <int N> static THERIA_DEVICE void begin_scores(float (&s)[N], unsigned queries, unsigned keys) {
     begin_products();
 #pragma unroll
     for (int k = 0; k < DEPTHS; ++k)
-        Product<KEYS, E>::add<false, false>(s, ahead(panel(queries), k / 4 * QUERY_PANEL + k % 4 * 32),
-                                            ahead(panel(keys), k / 4 * KEY_PANEL + k % 4 * 32), k != 0);
+        Product<2 * N, E>::template add<false, false>(s, ahead(panel(queries), k / 4 * QUERY_PANEL + k % 4 * 32),
+                                                      ahead(panel(keys), k / 4 * KEY_PANEL + k % 4 * 32), k != 0);
     commit_products();
 }
 
 // O += P·V begins, and with it the sum of P as it is multiplied.
-static THERIA_DEVICE void begin_values(State &state, const Weights &weights, unsigned values, unsigned ones) {
+template <int K>
+static THERIA_DEVICE void begin_values(State &state, const unsigned (&weights)[K][4], unsigned values, unsigned ones) {
     begin_products();
 #pragma unroll
-    for (int k = 0; k < KEY_DEPTHS; ++k) {
+    for (int k = 0; k < K; ++k) {
         Product<D, E>::add<true>(state.out, weights[k], ahead(panel(values, KEY_PANEL), k * 16 * PANEL_ROW), true);
         if (ONES)
             Product<8, E>::add<false>(state.rounded, weights[k], panel(ones), true);
@@ -286,9 +295,9 @@ static THERIA_DEVICE void begin_values(State &state, const Weights &weights, uns
     commit_products();
 }
 
-static THERIA_DEVICE void hold_weights(Weights &weights) {
+template <int K> static THERIA_DEVICE void hold_weights(unsigned (&weights)[K][4]) {
 #pragma unroll
-    for (int k = 0; k < KEY_DEPTHS; ++k)
+    for (int k = 0; k < K; ++k)
         hold(weights[k]);
 }
 static THERIA_DEVICE void hold_sums(State &state) {
@@ -298,14 +307,15 @@ static THERIA_DEVICE void hold_sums(State &state) {
 }
 
 // Scores that do not count are -inf. `row` is the first of this thread.
-static THERIA_DEVICE void look(Scores &s, const Score &score, int row, int key0, int length) {
+template <int N>
+static THERIA_DEVICE void look(float (&s)[N], const Score &score, int row, int key0, int length) {
     int column = key0 + threadIdx.x % 4 * 2;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         int first = (INTERVALS ? score.first_key(row + 8 * half, length) : 0) - column;
-        int end = INTERVALS ? score.end_key(row + 8 * half, length) - column : KEYS;
+        int end = INTERVALS ? score.end_key(row + 8 * half, length) - column : 2 * N;
 #pragma unroll
-        for (int n = 0; n < KEYS / 8; ++n)
+        for (int n = 0; n < N / 4; ++n)
 #pragma unroll
             for (int c = 0; c < 2; ++c)
                 if (8 * n + c < first || (INTERVALS && 8 * n + c >= end))
@@ -314,14 +324,14 @@ static THERIA_DEVICE void look(Scores &s, const Score &score, int row, int key0,
 }
 
 // P in place of S, and its sums in l. Whether a reference of this warp has moved: then O must be multiplied by `shrink`.
-static THERIA_DEVICE bool weigh(State &state, Scores &s, float factor, float (&shrink)[2]) {
+template <int N> static THERIA_DEVICE bool weigh(State &state, float (&s)[N], float factor, float (&shrink)[2]) {
     float old[2], against[2];
     bool moves = false;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         float top[2] = {s[2 * half], s[2 * half + 1]};
 #pragma unroll
-        for (int n = 1; n < KEYS / 8; ++n) {
+        for (int n = 1; n < N / 4; ++n) {
             top[0] = fmaxf(top[0], s[4 * n + 2 * half]);
             top[1] = fmaxf(top[1], s[4 * n + 2 * half + 1]);
         }
@@ -351,14 +361,14 @@ static THERIA_DEVICE bool weigh(State &state, Scores &s, float factor, float (&s
             float top = is_large(against[half]) ? state.top[half] : 0;
             against[half] = is_large(against[half]) ? 0 : against[half];
 #pragma unroll
-            for (int n = 0; n < KEYS / 8; ++n) {
+            for (int n = 0; n < N / 4; ++n) {
                 s[4 * n + 2 * half] -= top;
                 s[4 * n + 2 * half + 1] -= top;
             }
         }
     }
 #pragma unroll
-    for (int n = 0; n < KEYS / 8; ++n)
+    for (int n = 0; n < N / 4; ++n)
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
             float x = exp2_of(fmaf(s[4 * n + c], factor, -against[c / 2]));
@@ -396,9 +406,10 @@ THERIA_DEVICE float2 unpack(unsigned pair, f16) {
 }
 
 // P as an operand, and where it is EARLY the sum of it.
-static THERIA_DEVICE void round(State &state, Weights &weights, const Scores &s) {
+template <int K>
+static THERIA_DEVICE void round(State &state, unsigned (&weights)[K][4], const float (&s)[8 * K]) {
 #pragma unroll
-    for (int k = 0; k < KEY_DEPTHS; ++k)
+    for (int k = 0; k < K; ++k)
 #pragma unroll
         for (int n = 0; n < 4; ++n) {
             weights[k][n] = Math::pair(s[8 * k + 2 * n], s[8 * k + 2 * n + 1]);
@@ -519,16 +530,21 @@ struct Consumer {
             while ((step += STRIDE) < steps.last) {
                 go_on(state, s, weights, next, index, steps, step);
                 if ((step += STRIDE) >= steps.last) {
-                    end(state, next);
+                    end(state, next, 0);
                     return;
                 }
                 go_on(state, s, next, weights, index, steps, step);
             }
         } else {
-            while ((step += STRIDE) < steps.last)
+            int last = steps.last - (FRINGE && steps.ends_early);
+            while ((step += STRIDE) < last)
                 go_on(state, s, weights, weights, index, steps, step);
+            if (FRINGE && steps.ends_early) {
+                end_early(state, weights, index, step);
+                return;
+            }
         }
-        end(state, weights);
+        end(state, weights, 0);
     }
 
     THERIA_DEVICE void begin(State &state, Scores &s, Weights &weights, unsigned index, const Steps &steps,
@@ -575,10 +591,40 @@ struct Consumer {
             round(state, next, s);
     }
 
-    THERIA_DEVICE void end(State &state, Weights &weights) {
-        let_queries_go();
+    // The last step, of FRINGE keys: the last ones of its tile, those before them being zeros.
+    THERIA_DEVICE void end_early(State &state, Weights &weights, unsigned index, int step) {
+        constexpr int BEFORE = KEYS - FRINGE, DEPTHS_LEFT = FRINGE ? FRINGE / 16 : 1;
+        float shrink[2], s[8 * DEPTHS_LEFT];
+        await_keys(1);
+        await_turn();
+        begin_scores(s, queries(), keys(1) + BEFORE * PANEL_ROW);
         await_values();
         begin_values(state, weights, values(), ones());
+        pass_turn();
+        await_products<1>();
+        hold(s);
+        let_keys_go(1);
+        Work work(given.forward, anew(index));
+        look(s, given.forward.score, work.row + own_row(), work.key(step) + BEFORE, work.length);
+        bool moved = weigh(state, s, factor, shrink);
+        finish(state);
+        await_products<0>();
+        hold_sums(state);
+        hold_weights(weights);
+        let_values_go();
+        ++count;
+        if (moved)
+            scale(state, shrink);
+        unsigned left[DEPTHS_LEFT][4];
+        round(state, left, s);
+        end(state, left, BEFORE);
+    }
+
+    // The last weights are of the values of this step from `before` on.
+    template <int K> THERIA_DEVICE void end(State &state, unsigned (&weights)[K][4], int before) {
+        let_queries_go();
+        await_values();
+        begin_values(state, weights, values() + before * PANEL_ROW, ones());
         await_products<0>();
         hold_sums(state);
         hold_weights(weights);
@@ -594,6 +640,8 @@ struct Consumer {
         steps.whole = uniform(steps.whole);
         steps.part = uniform(steps.part);
         steps.last = uniform(steps.last);
+        if (FRINGE)
+            steps.ends_early = uniform(steps.ends_early);
         skip(0, steps.first);
         sweep(state, index, steps);
         Work work(given.forward, anew(index));

@@ -5,6 +5,7 @@ use theria_gpu_fwd::forward::parameters::Grid;
 use theria_gpu_fwd::{Device, Edit, Library, Located, Mapped, Spec};
 
 use super::finish::Finish;
+use super::heads::Heads;
 use super::jvp::HopperJvp;
 use super::scratch::Scratch;
 use super::sweep::{Cut, First, Second};
@@ -18,6 +19,7 @@ use crate::part::{Order, Part, Records};
 pub(crate) struct Family {
     device: Device,
     jvp: Library<HopperJvp>,
+    heads: Library<Heads>,
     first: Library<First>,
     second: Library<Second>,
     finish: Library<Finish>,
@@ -36,10 +38,15 @@ impl Family {
         Self {
             device: device.clone(),
             jvp: library(device, edit),
+            heads: library(device, edit),
             first: library(device, edit),
             second: library(device, edit),
             finish: library(device, edit),
         }
+    }
+
+    fn heads_for(&self, problem: &Problem) -> Option<Heads> {
+        Heads::of(problem, self.device.architecture())
     }
 
     fn first_for(&self, problem: &Problem) -> Option<First> {
@@ -54,6 +61,7 @@ impl Family {
     /// on the call's tensors too, so a call may come without need of them.
     pub(crate) fn scratch_bytes(&self, problem: &Problem, order: Order) -> usize {
         let cut = match order {
+            Order::First if self.heads_for(problem).is_some() => None,
             Order::First => self.first_for(problem).map(|First(cut)| cut),
             Order::Second => self.second_for(problem, true).map(|second| second.cut),
         };
@@ -72,9 +80,11 @@ impl Family {
         match rule {
             Rule::Forward => Vec::new(),
             Rule::Jvp => jvp().map(|it| it.kernel().name).into_iter().collect(),
-            Rule::Backward => self
-                .first_for(problem)
-                .map_or_else(Vec::new, |first| vec![first.kernel().name, finish(first.0, Order::First)]),
+            Rule::Backward => match (self.heads_for(problem), self.first_for(problem)) {
+                (Some(heads), _) => vec![heads.kernel().name],
+                (None, first) => first
+                    .map_or_else(Vec::new, |first| vec![first.kernel().name, finish(first.0, Order::First)]),
+            },
             Rule::SecondOrder => self.second_for(problem, true).map_or_else(Vec::new, |second| {
                 vec![second.kernel().name, finish(second.cut, Order::Second)]
             }),
@@ -130,6 +140,9 @@ impl Family {
     }
 
     fn first_order<E: Element>(&self, pairs: &Library<PairKernel>, call: &Call<'_, '_, E>) -> Result<bool> {
+        if let Some(choice) = self.heads_for(call.problem) {
+            return self.heads_at_once(choice, call);
+        }
         let Some(choice) = self.first_for(call.problem) else { return Ok(false) };
         let (at, [rows, keys, made]) = (&call.moved, choice.boxes());
         if at.rest.is_none() {
@@ -145,6 +158,35 @@ impl Family {
                 self.first.launch(choice, blocks, &Mapped { maps, given })
             }
         })
+    }
+
+    /// Everything in one launch: a block has all keys of a head.
+    fn heads_at_once<E: Element>(&self, choice: Heads, call: &Call<'_, '_, E>) -> Result<bool> {
+        let (at, [rows, keys, made]) = (&call.moved, choice.boxes());
+        if at.rest.is_none() {
+            return Ok(false);
+        }
+        let [q, k, v] = operands(at, rows, keys);
+        let tensors = [
+            q,
+            k,
+            v,
+            boxes(at.g, rows),
+            boxes(at.out, rows),
+            boxes(at.rest, rows),
+            boxes(at.dq, rows),
+            boxes(at.dk, made),
+            boxes(at.dv, made),
+        ];
+        let Some(maps) = self.device.tensor_maps(E::DTYPE, tensors)? else { return Ok(false) };
+        let (grid, blocks) = choice.grid(call.problem, self.device.multiprocessors());
+        let given = call.rules(grid, Records::of(call.problem, Order::First, false));
+        // SAFETY: as of every launch of a call.
+        #[allow(unsafe_code)]
+        unsafe {
+            self.heads.launch(choice, blocks, &Mapped { maps, given })?;
+        }
+        Ok(true)
     }
 
     fn second_order<E: Element>(&self, pairs: &Library<PairKernel>, call: &Call<'_, '_, E>) -> Result<bool> {

@@ -8,6 +8,7 @@
 
 mod family;
 mod finish;
+mod heads;
 mod jvp;
 mod scratch;
 mod sweep;
@@ -25,9 +26,14 @@ pub(crate) fn kernels(architecture: Architecture) -> Vec<KernelSpec> {
         return Vec::new();
     }
     let jvp = jvp::HopperJvp::all().map(|instance| instance.kernel());
+    let heads = heads::Heads::all().map(|instance| instance.kernel());
     let first = sweep::First::all().map(|instance| instance.kernel());
     let second = sweep::Second::all().map(|instance| instance.kernel());
-    jvp.chain(first).chain(second).chain(finish::Finish::all().map(|instance| instance.kernel())).collect()
+    jvp.chain(heads)
+        .chain(first)
+        .chain(second)
+        .chain(finish::Finish::all().map(|instance| instance.kernel()))
+        .collect()
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ pub const WRONG: [(&str, Edit); 18] = [
 ];
 
 /// The same for the kernel for Hopper. None of these waits for what never comes.
-pub const WRONG_ON_HOPPER: [(&str, Edit); 11] = [
+pub const WRONG_ON_HOPPER: [(&str, Edit); 12] = [
     (
         "the first reference is kept whatever comes",
         edit("if ((top[0] - old[half]) * factor > ROOM) {", "if ((top[0] - old[half]) * factor > 1e30f) {"),
@@ -72,6 +72,13 @@ pub const WRONG_ON_HOPPER: [(&str, Edit); 11] = [
     ),
     ("a window begins one key too late", edit("if (8 * n + c < first ||", "if (8 * n + c <= first ||")),
     ("the last key is not seen", edit("8 * n + c >= end))", "8 * n + c + 1 >= end))")),
+    (
+        "the last keys of a short head are others",
+        edit(
+            "begin_scores(s, queries(), keys(1) + BEFORE * PANEL_ROW);",
+            "begin_scores(s, queries(), keys(1));",
+        ),
+    ),
     (
         "all heads have the keys of the first",
         edit("h_kv = p.group.quotient(h);\n        length", "h_kv = 0;\n        length"),
