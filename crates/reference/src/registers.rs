@@ -15,6 +15,7 @@ pub fn give_back_registers() {
     struct Least;
     impl WithSimd for Least {
         type Output = ();
+        #[allow(clippy::inline_always)] // out of line it would not be compiled for vectors
         #[inline(always)]
         fn with_simd<S: Simd>(self, simd: S) {
             black_box(simd.splat_f64s(0.0));

@@ -43,18 +43,18 @@ impl Heads {
     }
 
     /// Rows of the boxes of Q, G, O, its rest and dQ, of K and V, of dK and dV.
-    pub(super) fn boxes(&self) -> [u32; 3] {
+    pub(super) fn boxes(self) -> [u32; 3] {
         [QUERIES, self.keys, WRITTEN]
     }
 
     /// The heads of keys, and how many blocks take them: as many as run at once.
-    pub(super) fn grid(&self, problem: &Problem, multiprocessors: u32) -> (Grid, usize) {
+    pub(super) fn grid(self, problem: &Problem, multiprocessors: u32) -> (Grid, usize) {
         let grid = Grid::of_keys(problem, self.keys as usize, 1);
         (grid, grid.heads.min(multiprocessors.max(1) as usize))
     }
 
     /// K and V, twice; stages of Q and G; O and its rest; dS; dQ; records; barriers.
-    fn shared_bytes(&self) -> u32 {
+    fn shared_bytes(self) -> u32 {
         let row = 2 * D;
         (4 * self.keys + 4 * QUERIES + 2 * QUERIES + self.keys + QUERIES) * row + 2 * 8 * QUERIES + 8 * 21
     }
