@@ -49,8 +49,12 @@ impl Family {
         Heads::of(problem, self.device.architecture())
     }
 
+    /// None where a block has whole heads.
     fn first_for(&self, problem: &Problem) -> Option<First> {
-        First::of(problem, self.device.architecture())
+        match self.heads_for(problem) {
+            Some(_) => None,
+            None => First::of(problem, self.device.architecture()),
+        }
     }
 
     fn second_for(&self, problem: &Problem, with_cotangent_tangent: bool) -> Option<Second> {
@@ -61,7 +65,6 @@ impl Family {
     /// on the call's tensors too, so a call may come without need of them.
     pub(crate) fn scratch_bytes(&self, problem: &Problem, order: Order) -> usize {
         let cut = match order {
-            Order::First if self.heads_for(problem).is_some() => None,
             Order::First => self.first_for(problem).map(|First(cut)| cut),
             Order::Second => self.second_for(problem, true).map(|second| second.cut),
         };
@@ -80,11 +83,12 @@ impl Family {
         match rule {
             Rule::Forward => Vec::new(),
             Rule::Jvp => jvp().map(|it| it.kernel().name).into_iter().collect(),
-            Rule::Backward => match (self.heads_for(problem), self.first_for(problem)) {
-                (Some(heads), _) => vec![heads.kernel().name],
-                (None, first) => first
-                    .map_or_else(Vec::new, |first| vec![first.kernel().name, finish(first.0, Order::First)]),
-            },
+            Rule::Backward => {
+                let heads = self.heads_for(problem).map(|heads| vec![heads.kernel().name]);
+                let first =
+                    || self.first_for(problem).map(|it| vec![it.kernel().name, finish(it.0, Order::First)]);
+                heads.or_else(first).unwrap_or_default()
+            }
             Rule::SecondOrder => self.second_for(problem, true).map_or_else(Vec::new, |second| {
                 vec![second.kernel().name, finish(second.cut, Order::Second)]
             }),
