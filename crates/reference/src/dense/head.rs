@@ -117,6 +117,7 @@ where
 /// a relative error. The row must sum to one, so dividing by its sum takes the error out again.
 pub fn probabilities<A: Real>(scores: MatRef<'_, A>, lse: impl Fn(usize) -> A) -> Mat<A> {
     let unseen = A::from_f64(f64::NEG_INFINITY);
+    give_back_registers();
     let mut p = Mat::from_fn(scores.nrows(), scores.ncols(), |i, j| match scores[(i, j)] {
         s if s == unseen && !lse(i).to_f64().is_nan() => A::default(),
         s => Real::exp(s - lse(i)),
