@@ -65,8 +65,16 @@ fn suite_on_hopper() -> Suite {
 /// And scores whose exponents f32 has no fraction for. In the other rules lse has none either.
 fn suite_of_forward_on_hopper() -> Suite {
     let mut suite = suite_on_hopper();
-    let large = named("large".to_owned(), sized(2, [2, 1], 40, 700, 64, 64).scale(1e9));
-    suite.cases.push(Case { amplitude: Amplitude::Grid, ..large });
+    for (name, keys) in [("large", 700), ("large, few keys", 480)] {
+        let large = named(name.to_owned(), sized(2, [2, 1], 40, keys, 64, 64).scale(1e9));
+        suite.cases.push(Case { amplitude: Amplitude::Grid, ..large });
+    }
+    for (name, amplitude) in
+        [("falling, few keys", Amplitude::Falling), ("rising, few keys", Amplitude::Rising)]
+    {
+        let steep = named(name.to_owned(), sized(2, [2, 1], 40, 480, 64, 64).scale(1.0));
+        suite.cases.push(Case { amplitude, ..steep });
+    }
     suite
 }
 
@@ -192,7 +200,7 @@ mod tests {
     fn every_change_is_of_something_that_is_there_once() {
         let kernels = theria_gpu_fwd::forward::kernels(Architecture::SM_90A);
         all_change(&theria_gpu_fwd::forward::WRONG, &kernels, "fused-forward");
-        all_change(&theria_gpu_fwd::forward::WRONG_ON_HOPPER, &kernels, "hopper-forward");
+        all_change(&theria_gpu_fwd::forward::WRONG_ON_HOPPER, &kernels, "hopper");
     }
 
     #[test]

@@ -34,12 +34,10 @@
 // Few rows do not fill a device with blocks. With SPLIT both warpgroups have the same 64 rows and every second step each;
 // what the second one found is added to what the first one found.
 //
-// The reference moves only when a row's maximum is ROOM above it: then O and l are scaled, which is rare.
-//
 // A block takes one tile of rows after the other. The producer runs ahead of the consumers into the next one, whose queries
 // have a place of their own where O has.
 #include "forward.cuh"
-#include "hopper.cuh"
+#include "hopper_rows.cuh"
 
 using namespace theria;
 
@@ -78,13 +76,6 @@ constexpr unsigned OUT_AT = APART ? VALUES_AT + STAGES * KEY_BYTES : 0; // else 
 constexpr unsigned ONES_AT = VALUES_AT + STAGES * KEY_BYTES + (APART ? QUERY_BYTES : 0), ONES_BYTES = 1024;
 constexpr unsigned MERGE_AT = ONES_AT + (REST ? ONES_BYTES : 0), MERGE_BYTES = WARPGROUP * (D / 2 + 8) * 4;
 constexpr unsigned BARRIERS_AT = MERGE_AT + (SPLIT ? MERGE_BYTES : 0);
-
-constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
-// How far above its reference a row's maximum may be, as an exponent of 2. Probabilities are at most 256 then, which
-// both types can tell apart as well as others, and sums of them are far from the end of f32.
-constexpr float ROOM = 8;
-// From here on S·factor - r is not taken in one instruction: see `Reference` in warp.cuh.
-constexpr float LARGE = 1 << 24;
 
 // Barriers of warps: turns have 1 to GROUPS.
 constexpr int TOGETHER = 4; // and one more for each warpgroup
@@ -174,26 +165,12 @@ struct Steps {
     }
 };
 
-// What is the same in all lanes of a warp, and the compiler knows it.
-THERIA_DEVICE int uniform(int x) { return __shfl_sync(FULL_WARP, x, 0); }
-
 // The compiler does not know that this is what it was.
 THERIA_DEVICE unsigned anew(unsigned x) {
     asm volatile("" : "+r"(x));
     return x;
 }
 
-THERIA_DEVICE void store(unsigned at, float x, float y, float z, float w) {
-    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(at), "f"(x), "f"(y), "f"(z), "f"(w) : "memory");
-}
-THERIA_DEVICE float4 load(unsigned at) {
-    float4 x;
-    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
-                 : "r"(at)
-                 : "memory");
-    return x;
-}
 // Four 8×8 matrices of 16-bit elements into memory, rows at the addresses of the lanes, eight lanes each.
 THERIA_DEVICE void store_matrices(unsigned at, const unsigned (&from)[4]) {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(from[0]), "r"(from[1]),
@@ -257,21 +234,6 @@ struct State {
 using Scores = float[SCORES];
 using Weights = unsigned[KEY_DEPTHS][4];
 
-static THERIA_DEVICE bool is_large(float x) { return !(fabsf(x) < LARGE); }
-
-// What stands in exponents for the reference.
-static THERIA_DEVICE float reference(float top, float factor) { return top == -infinity() ? 0 : top * factor; }
-
-// What sums against one reference are multiplied by to stand against another.
-static THERIA_DEVICE float shrink_of(float from, float to, float factor) {
-    if (from == to)
-        return 1;
-    float old = from * factor, now = reference(to, factor);
-    if (is_large(now))
-        return exp2_of(is_large(old) ? (from - to) * factor : fmaf(-to, factor, old));
-    return exp2_of(is_large(old) ? fmaf(from, factor, -now) : old - now);
-}
-
 // S = Q·Kᵀ begins.
 template <int N> static THERIA_DEVICE void begin_scores(float (&s)[N], unsigned queries, unsigned keys) {
     begin_products();
@@ -304,23 +266,6 @@ static THERIA_DEVICE void hold_sums(State &state) {
     hold(state.out);
     if (ONES)
         hold(state.rounded);
-}
-
-// Scores that do not count are -inf. `row` is the first of this thread.
-template <int N>
-static THERIA_DEVICE void look(float (&s)[N], const Score &score, int row, int key0, int length) {
-    int column = key0 + threadIdx.x % 4 * 2;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        int first = (INTERVALS ? score.first_key(row + 8 * half, length) : 0) - column;
-        int end = INTERVALS ? score.end_key(row + 8 * half, length) - column : 2 * N;
-#pragma unroll
-        for (int n = 0; n < N / 4; ++n)
-#pragma unroll
-            for (int c = 0; c < 2; ++c)
-                if (8 * n + c < first || (INTERVALS && 8 * n + c >= end))
-                    s[4 * n + 2 * half + c] = -infinity();
-    }
 }
 
 // P in place of S, and its sums in l. Whether a reference of this warp has moved: then O must be multiplied by `shrink`.
@@ -376,33 +321,6 @@ template <int N> static THERIA_DEVICE bool weigh(State &state, float (&s)[N], fl
             state.sum[c / 2] += x;
         }
     return moves;
-}
-
-// The compiler would await products first, and take exponentials when nothing is left that they could hide. It does not
-// know that no sum is negative.
-static THERIA_DEVICE void finish(const State &state) {
-    asm volatile("{\n"
-                 ".reg .pred p;\n"
-                 "setp.lt.f32 p, %0, 0f00000000;\n"
-                 "@p nanosleep.u32 0;\n"
-                 "}" ::"f"(state.sum[0] + state.sum[1]) : "memory");
-}
-
-// What became of two numbers that were rounded.
-THERIA_DEVICE float2 unpack(unsigned pair, bf16) {
-    return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000)};
-}
-THERIA_DEVICE float2 unpack(unsigned pair, f16) {
-    float2 x;
-    asm("{\n"
-        ".reg .b16 first, second;\n"
-        "mov.b32 {first, second}, %2;\n"
-        "cvt.f32.f16 %0, first;\n"
-        "cvt.f32.f16 %1, second;\n"
-        "}"
-        : "=f"(x.x), "=f"(x.y)
-        : "r"(pair));
-    return x;
 }
 
 // P as an operand, and where it is EARLY the sum of it.
@@ -510,7 +428,7 @@ struct Consumer {
                                       float (&shrink)[2]) const {
         if (step < steps.whole || step >= steps.part) {
             Work work(given.forward, anew(index));
-            look(s, given.forward.score, work.row + own_row(), work.key(step), work.length);
+            look<INTERVALS>(s, given.forward.score, work.row + own_row(), work.key(step), work.length);
         }
         return weigh(state, s, factor, shrink);
     }
@@ -577,7 +495,7 @@ struct Consumer {
         bool moved = look_and_weigh(state, s, index, steps, step, shrink);
         if (EARLY)
             round(state, next, s);
-        finish(state);
+        finish(state.sum[0] + state.sum[1]);
         if (EARLY)
             hold_weights(next);
         await_products<0>();
@@ -605,9 +523,9 @@ struct Consumer {
         hold(s);
         let_keys_go(1);
         Work work(given.forward, anew(index));
-        look(s, given.forward.score, work.row + own_row(), work.key(step) + BEFORE, work.length);
+        look<INTERVALS>(s, given.forward.score, work.row + own_row(), work.key(step) + BEFORE, work.length);
         bool moved = weigh(state, s, factor, shrink);
-        finish(state);
+        finish(state.sum[0] + state.sum[1]);
         await_products<0>();
         hold_sums(state);
         hold_weights(weights);
@@ -707,9 +625,7 @@ struct Consumer {
                 x += __shfl_xor_sync(FULL_WARP, x, 1);
                 x += __shfl_xor_sync(FULL_WARP, x, 2);
             }
-            float top = state.top[half], against = reference(top, factor);
-            float lse =
-                is_large(against) ? fmaf(top, factor * LN_2, log2_of(sum) * LN_2) : (against + log2_of(sum)) * LN_2;
+            float lse = lse_of(state.top[half], sum, factor);
             weight[half] = __fdividef(1, REST ? state.rounded[2 * half] : sum);
             if (sum == 0) {
                 // Of a row that sees a key all scores have overflowed, and nobody knows it.

@@ -2,8 +2,11 @@
 
 use crate::Source;
 
+/// A name by which kernels include it, and its text.
+type Header = (&'static str, &'static str);
+
 /// Headers that kernels of every rule stand on.
-pub const HEADERS: &[(&str, &str)] = &[
+pub const HEADERS: &[Header] = &[
     ("base.cuh", include_str!("../kernels/base.cuh")),
     ("score.cuh", include_str!("../kernels/score.cuh")),
     ("tile.cuh", include_str!("../kernels/tile.cuh")),
@@ -12,15 +15,26 @@ pub const HEADERS: &[(&str, &str)] = &[
 ];
 
 /// Those, and what kernels of `sm_90a` stand on besides.
-pub const HOPPER_HEADERS: &[(&str, &str)] = &{
-    let mut all = [("hopper.cuh", include_str!("../kernels/hopper.cuh")); HEADERS.len() + 1];
+pub const HOPPER_HEADERS: &[Header] =
+    &and::<{ HEADERS.len() + 1 }>(HEADERS, ("hopper.cuh", include_str!("../kernels/hopper.cuh")));
+
+/// Those, and what forward kernels of `sm_90a` have in common.
+const HOPPER_FORWARD_HEADERS: &[Header] = &and::<{ HOPPER_HEADERS.len() + 1 }>(
+    HOPPER_HEADERS,
+    ("hopper_rows.cuh", include_str!("../kernels/hopper_rows.cuh")),
+);
+
+/// A header more.
+const fn and<const COUNT: usize>(headers: &[Header], more: Header) -> [Header; COUNT] {
+    assert!(headers.len() + 1 == COUNT);
+    let mut all = [more; COUNT];
     let mut n = 0;
-    while n < HEADERS.len() {
-        all[n] = HEADERS[n];
+    while n < headers.len() {
+        all[n] = headers[n];
         n += 1;
     }
     all
-};
+}
 
 /// The forward rule of `cuda-ref`.
 pub(crate) const REFERENCE_FORWARD: Source = Source {
@@ -37,7 +51,14 @@ pub(crate) const FUSED_FORWARD: Source =
 pub(crate) const HOPPER_FORWARD: Source = Source {
     name: "hopper_forward.cu",
     text: include_str!("../kernels/hopper_forward.cu"),
-    headers: HOPPER_HEADERS,
+    headers: HOPPER_FORWARD_HEADERS,
+};
+
+/// The same for few rows with few keys.
+pub(crate) const HOPPER_FEW: Source = Source {
+    name: "hopper_few.cu",
+    text: include_str!("../kernels/hopper_few.cu"),
+    headers: HOPPER_FORWARD_HEADERS,
 };
 
 /// The forward rule of `cuda-fast`: scores and softmax.
@@ -54,7 +75,8 @@ mod tests {
 
     #[test]
     fn every_kernel_waits_for_the_launches_ahead_and_lets_the_next_one_start() {
-        for source in [REFERENCE_FORWARD, FUSED_FORWARD, HOPPER_FORWARD, FAST_SCORES, FAST_VALUES] {
+        for source in [REFERENCE_FORWARD, FUSED_FORWARD, HOPPER_FORWARD, HOPPER_FEW, FAST_SCORES, FAST_VALUES]
+        {
             let kernel = &source.text[source.text.find("__global__").unwrap()..];
             for call in ["let_next_launch_start();", "await_launches_ahead("] {
                 assert_eq!(kernel.matches(call).count(), 1, "{}: {call}", source.name);

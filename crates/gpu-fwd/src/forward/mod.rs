@@ -61,6 +61,6 @@ pub fn refused_on_tensor_cores(problem: &Problem) -> Option<Refusal> {
 pub fn kernels(architecture: Architecture) -> Vec<KernelSpec> {
     let reference = ReferenceForward::all().map(|instance| instance.kernel());
     let fused = fused::all(architecture).into_iter().map(|instance| instance.kernel());
-    let hopper = hopper::all(architecture).into_iter().map(|instance| instance.kernel());
-    reference.chain(fast::all().map(|instance| instance.kernel())).chain(fused).chain(hopper).collect()
+    let fast = fast::all().map(|instance| instance.kernel());
+    reference.chain(fast).chain(fused).chain(hopper::kernels(architecture)).collect()
 }

@@ -52,8 +52,8 @@ pub const WRONG: [(&str, Edit); 18] = [
     ("the scale is left out where scores are looked at", edit("x *= float(p.score.scale);", "")),
 ];
 
-/// The same for the kernel for Hopper. None of these waits for what never comes.
-pub const WRONG_ON_HOPPER: [(&str, Edit); 12] = [
+/// The same for the kernels for Hopper. None of these waits for what never comes.
+pub const WRONG_ON_HOPPER: [(&str, Edit); 22] = [
     (
         "the first reference is kept whatever comes",
         edit("if ((top[0] - old[half]) * factor > ROOM) {", "if ((top[0] - old[half]) * factor > 1e30f) {"),
@@ -89,5 +89,39 @@ pub const WRONG_ON_HOPPER: [(&str, Edit); 12] = [
             "x -= Element<E>::to_acc(Element<E>::from_acc(x));\n                    y -= Element<E>::to_acc(Element<E>::from_acc(y));",
             "x = Element<E>::to_acc(Element<E>::from_acc(x)) - x;\n                    y = Element<E>::to_acc(Element<E>::from_acc(y)) - y;",
         ),
+    ),
+    (
+        "few rows: the first reference is kept whatever comes",
+        edit(
+            "if (FIRST || (top[half] - old[half]) * factor > ROOM) {",
+            "if (FIRST || (top[half] - old[half]) * factor > 1e30f) {",
+        ),
+    ),
+    ("few rows: l keeps its old reference", edit("rows.sum[half] *= shrink[half];", ";")),
+    ("few rows: O keeps its old reference", edit("  out[n] *= shrink[n / 2 % 2];", ";")),
+    (
+        "few rows: what O is divided by keeps its old reference",
+        edit("rows.rounded[half] *= shrink[half];", ";"),
+    ),
+    (
+        "few rows: warpgroups are added up as if they had one reference",
+        edit("mine[half] = exp2_of(own.top[half] * factor - against);", "mine[half] = 1;"),
+    ),
+    (
+        "few rows: columns of the other warpgroup are left out",
+        edit("fmaf(x[1], mine[half], sent[2 * half + 1] * theirs[half]);", "x[1] * mine[half];"),
+    ),
+    (
+        "few rows: the last keys are not looked at",
+        edit("if (!work.is_whole(p.score, group + 2))", "if (false)"),
+    ),
+    (
+        "few rows: all heads have the keys of the first",
+        edit("h_kv = p.group.quotient(h);\n        see(", "h_kv = 0;\n        see("),
+    ),
+    ("few rows: columns are written in another's place", edit("(late ? word[0] : word[2]) = x;", ";")),
+    (
+        "few rows: the rest has the wrong sign",
+        edit("Math::pair(first - o.x, second - o.y);", "Math::pair(o.x - first, o.y - second);"),
     ),
 ];

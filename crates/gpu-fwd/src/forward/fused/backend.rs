@@ -94,8 +94,8 @@ impl CudaFused {
     /// they are made; `None` where none does.
     pub fn kernel(&self, problem: &Problem) -> Option<String> {
         let rest = keeps_rest(problem);
-        if let Some(choice) = self.hopper.as_ref().and_then(|family| family.choice(problem, rest)) {
-            return Some(choice.kernel().name);
+        if let Some(kernel) = self.hopper.as_ref().and_then(|family| family.kernel(problem, rest)) {
+            return Some(kernel.name);
         }
         let occasion = self.packed_occasion(problem)?;
         let choice = self.table.choice(occasion, self.cuda.device().architecture());

@@ -10,9 +10,9 @@ use crate::{Architecture, KernelSpec, Mapped, Spec};
 
 /// Head dimensions that there are kernels for.
 const WIDTHS: [u32; 3] = [64, 128, 256];
-const WARPGROUP: u32 = 128;
+pub(super) const WARPGROUP: u32 = 128;
 /// Rows of a product of a warpgroup.
-const TILE: u32 = 64;
+pub(super) const TILE: u32 = 64;
 /// Rows of a box in which O and its rest leave: those of a warp.
 const WRITTEN: u32 = 16;
 
@@ -47,7 +47,7 @@ pub(super) struct Cut {
 
 /// How many rows there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rows {
+pub(super) enum Rows {
     /// Too few for every other multiprocessor to have a tile of 128.
     Few,
     /// No more than a tile of 128 for every multiprocessor, or for every head.
@@ -61,7 +61,7 @@ enum Rows {
 impl Rows {
     const ALL: [Self; 4] = [Self::Few, Self::Two, Self::Four, Self::Many];
 
-    fn of(problem: &Problem, multiprocessors: u32) -> Self {
+    pub(super) fn of(problem: &Problem, multiprocessors: u32) -> Self {
         let (shape, multiprocessors) = (problem.shape(), multiprocessors as usize);
         let tiles = shape.t.div_ceil(128).saturating_mul(shape.batch).saturating_mul(shape.heads_q);
         match shape.t.div_ceil(TILE as usize) {
@@ -157,7 +157,7 @@ impl HopperForward {
 }
 
 /// Every instance that a call can come to.
-pub(in crate::forward) fn all(architecture: Architecture) -> Vec<HopperForward> {
+pub(super) fn all(architecture: Architecture) -> Vec<HopperForward> {
     let mut all = Vec::new();
     if architecture != Architecture::SM_90A {
         return all;

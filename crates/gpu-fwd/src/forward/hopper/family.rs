@@ -2,30 +2,44 @@
 
 use theria_contract::{Element, Inputs, Problem, SavedViewMut};
 
-use super::HopperForward;
 use super::cut::Tiled;
+use super::{HopperFew, HopperForward};
 use crate::forward::parameters::Forward;
-use crate::{Cuda, Device, Edit, Library, Located, Mapped, Result};
+use crate::{Cuda, Device, Edit, KernelSpec, Library, Located, Mapped, Result, Spec};
 
 /// The kernels that were loaded.
 #[derive(Debug)]
 pub(in crate::forward) struct Family {
     device: Device,
     kernels: Library<HopperForward>,
+    few: Library<HopperFew>,
 }
 
 impl Family {
     pub(in crate::forward) fn new(device: Device) -> Self {
-        Self { kernels: Library::new(device.clone()), device }
+        Self { kernels: Library::new(device.clone()), few: Library::new(device.clone()), device }
     }
 
     pub(in crate::forward) fn edited(device: Device, edit: Edit) -> Self {
-        Self { kernels: Library::edited(device.clone(), edit), device }
+        Self {
+            kernels: Library::edited(device.clone(), edit),
+            few: Library::edited(device.clone(), edit),
+            device,
+        }
     }
 
     /// The kernel for a problem, wherever its tensors lie.
-    pub(in crate::forward) fn choice(&self, problem: &Problem, rest: bool) -> Option<HopperForward> {
+    pub(in crate::forward) fn kernel(&self, problem: &Problem, rest: bool) -> Option<KernelSpec> {
+        let few = self.few(problem, rest).map(|choice| choice.kernel());
+        few.or_else(|| self.choice(problem, rest).map(|choice| choice.kernel()))
+    }
+
+    fn choice(&self, problem: &Problem, rest: bool) -> Option<HopperForward> {
         HopperForward::of(problem, rest, self.device.architecture(), self.device.multiprocessors())
+    }
+
+    fn few(&self, problem: &Problem, rest: bool) -> Option<HopperFew> {
+        HopperFew::of(problem, rest, self.device.architecture(), self.device.multiprocessors())
     }
 
     /// Asks for the forward rule. False, and nothing is asked for, where no kernel of this family serves it. The
@@ -36,7 +50,11 @@ impl Family {
         inputs: &Inputs<'_, Cuda, E>,
         saved: &SavedViewMut<'_, Cuda, E>,
     ) -> Result<bool> {
-        let Some(choice) = self.choice(problem, saved.rest.is_some()) else { return Ok(false) };
+        let rest = saved.rest.is_some();
+        if let Some(few) = self.few(problem, rest) {
+            return self.launch_few(few, problem, inputs, saved);
+        }
+        let Some(choice) = self.choice(problem, rest) else { return Ok(false) };
         let [q, k, v, out, rest] = choice.boxes();
         let tensors = [
             Some((Located::of(&inputs.q), q)),
@@ -55,6 +73,37 @@ impl Family {
         #[allow(unsafe_code)]
         unsafe {
             self.kernels.launch(choice, blocks, &Mapped { maps, given })?;
+        }
+        Ok(true)
+    }
+
+    /// The same by the kernel for few rows. O and its rest are written without the copy engine, sixteen bytes at a
+    /// time: they begin on as many where it knows them.
+    fn launch_few<E: Element>(
+        &self,
+        few: HopperFew,
+        problem: &Problem,
+        inputs: &Inputs<'_, Cuda, E>,
+        saved: &SavedViewMut<'_, Cuda, E>,
+    ) -> Result<bool> {
+        let written =
+            [Some(Located::of(&saved.output)), saved.rest.as_ref().map(|tensor| Located::of(tensor))];
+        if !written.iter().flatten().all(Located::is_known) {
+            return Ok(false);
+        }
+        let [q, k, v] = few.boxes();
+        let tensors = [
+            Some((Located::of(&inputs.q), q)),
+            Some((Located::of(&inputs.k), k)),
+            Some((Located::of(&inputs.v), v)),
+        ];
+        let Some(maps) = self.device.tensor_maps(problem.dtype(), tensors)? else { return Ok(false) };
+        let grid = HopperFew::grid(problem);
+        let given = Forward::of_rule(problem, inputs, saved, grid);
+        // SAFETY: as in `launch`.
+        #[allow(unsafe_code)]
+        unsafe {
+            self.few.launch(few, grid.blocks(), &Mapped { maps, given })?;
         }
         Ok(true)
     }

@@ -5,15 +5,22 @@
 
 mod cut;
 mod family;
+mod few;
 
 pub use cut::HopperForward;
-pub(super) use cut::all;
 pub(super) use family::Family;
+pub use few::HopperFew;
 
 use theria_contract::Problem;
 
 use super::Masking;
-use crate::Architecture;
+use crate::{Architecture, KernelSpec, Spec};
+
+/// Every instance that a call can come to.
+pub(super) fn kernels(architecture: Architecture) -> impl Iterator<Item = KernelSpec> {
+    let few = few::all(architecture).into_iter().map(|instance| instance.kernel());
+    cut::all(architecture).into_iter().map(|instance| instance.kernel()).chain(few)
+}
 
 /// Whether there can be a kernel of this family for a problem with one of these head dimensions, wherever its tensors
 /// lie.
