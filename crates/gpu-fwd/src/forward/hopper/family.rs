@@ -86,8 +86,7 @@ impl Family {
         inputs: &Inputs<'_, Cuda, E>,
         saved: &SavedViewMut<'_, Cuda, E>,
     ) -> Result<bool> {
-        let written =
-            [Some(Located::of(&saved.output)), saved.rest.as_ref().map(|tensor| Located::of(tensor))];
+        let written = [Some(Located::of(&saved.output)), saved.rest.as_ref().map(Located::of)];
         if !written.iter().flatten().all(Located::is_known) {
             return Ok(false);
         }

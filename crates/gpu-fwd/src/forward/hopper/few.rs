@@ -49,7 +49,7 @@ impl HopperFew {
     }
 
     /// What the boxes of Q, K and V have of rows.
-    pub(super) fn boxes(&self) -> [u32; 3] {
+    pub(super) fn boxes(self) -> [u32; 3] {
         [TILE, self.keys, self.keys]
     }
 
@@ -59,7 +59,7 @@ impl HopperFew {
     }
 
     /// Bytes of shared memory of a block: queries, all keys and values of a head, barriers.
-    fn shared_bytes(&self) -> u32 {
+    fn shared_bytes(self) -> u32 {
         let all = 2 * D * (TILE + 2 * STEPS * self.keys) + 128;
         all.max(ALONE)
     }
