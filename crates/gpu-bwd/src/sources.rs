@@ -1,45 +1,29 @@
 //! The texts in `kernels/`.
 
-use theria_gpu_fwd::Source;
+use theria_gpu_fwd::{Header, Source, joined};
 
-/// Headers of this crate, beside those of the forward.
-const OWN: [(&str, &str); 3] = [
-    ("rules.cuh", include_str!("../kernels/rules.cuh")),
-    ("curve.cuh", include_str!("../kernels/curve.cuh")),
-    ("pairs.cuh", include_str!("../kernels/pairs.cuh")),
-];
+const RULES: Header = ("rules.cuh", include_str!("../kernels/rules.cuh"));
 
 /// Everything that a kernel of the higher rules may include.
-const HEADERS: &[(&str, &str)] = &{
-    let (forward, mut all) = (theria_gpu_fwd::HEADERS, [("", ""); 8]);
-    assert!(forward.len() + OWN.len() == all.len(), "room for all headers");
-    let mut n = 0;
-    while n < all.len() {
-        all[n] = if n < forward.len() { forward[n] } else { OWN[n - forward.len()] };
-        n += 1;
-    }
-    all
-};
-
-/// Headers of kernels for Hopper alone.
-const OWN_OF_HOPPER: [(&str, &str); 3] = [
-    ("hopper_keys.cuh", include_str!("../kernels/hopper_keys.cuh")),
-    ("hopper_sweep.cuh", include_str!("../kernels/hopper_sweep.cuh")),
-    ("hopper_turns.cuh", include_str!("../kernels/hopper_turns.cuh")),
-];
+const HEADERS: &[Header] = &joined::<8>(
+    theria_gpu_fwd::HEADERS,
+    &[
+        RULES,
+        ("curve.cuh", include_str!("../kernels/curve.cuh")),
+        ("pairs.cuh", include_str!("../kernels/pairs.cuh")),
+    ],
+);
 
 /// Everything that a kernel for Hopper may include.
-const HOPPER_HEADERS: &[(&str, &str)] = &{
-    let forward = theria_gpu_fwd::HOPPER_HEADERS;
-    let mut all = [("rules.cuh", include_str!("../kernels/rules.cuh")); 10];
-    assert!(forward.len() + OWN_OF_HOPPER.len() + 1 == all.len(), "room for all headers");
-    let mut n = 0;
-    while n < all.len() - 1 {
-        all[n] = if n < forward.len() { forward[n] } else { OWN_OF_HOPPER[n - forward.len()] };
-        n += 1;
-    }
-    all
-};
+const HOPPER_HEADERS: &[Header] = &joined::<10>(
+    theria_gpu_fwd::HOPPER_HEADERS,
+    &[
+        ("hopper_keys.cuh", include_str!("../kernels/hopper_keys.cuh")),
+        ("hopper_sweep.cuh", include_str!("../kernels/hopper_sweep.cuh")),
+        ("hopper_turns.cuh", include_str!("../kernels/hopper_turns.cuh")),
+        RULES,
+    ],
+);
 
 macro_rules! source {
     ($name:literal) => {

@@ -60,6 +60,6 @@ pub use graph::{Graph, Mark};
 pub use kernel::{Edit, KernelSpec, Source};
 pub use library::{Library, Spec};
 pub use report::Report;
-pub use sources::{HEADERS, HOPPER_HEADERS};
+pub use sources::{HEADERS, HOPPER_HEADERS, Header, joined};
 pub use storage::{Address, Cuda, CudaTensor, CudaView, CudaViewMut, CudaWorkspace};
 pub use tensor_map::{Located, Mapped, TensorMap};

@@ -2,8 +2,8 @@
 
 use crate::Source;
 
-/// A name by which kernels include it, and its text.
-type Header = (&'static str, &'static str);
+/// A header of kernels: a name by which they include it, and its text.
+pub type Header = (&'static str, &'static str);
 
 /// Headers that kernels of every rule stand on.
 pub const HEADERS: &[Header] = &[
@@ -16,21 +16,22 @@ pub const HEADERS: &[Header] = &[
 
 /// Those, and what kernels of `sm_90a` stand on besides.
 pub const HOPPER_HEADERS: &[Header] =
-    &and::<{ HEADERS.len() + 1 }>(HEADERS, ("hopper.cuh", include_str!("../kernels/hopper.cuh")));
+    &joined::<6>(HEADERS, &[("hopper.cuh", include_str!("../kernels/hopper.cuh"))]);
 
 /// Those, and what forward kernels of `sm_90a` have in common.
-const HOPPER_FORWARD_HEADERS: &[Header] = &and::<{ HOPPER_HEADERS.len() + 1 }>(
-    HOPPER_HEADERS,
-    ("hopper_rows.cuh", include_str!("../kernels/hopper_rows.cuh")),
-);
+const HOPPER_FORWARD_HEADERS: &[Header] =
+    &joined::<7>(HOPPER_HEADERS, &[("hopper_rows.cuh", include_str!("../kernels/hopper_rows.cuh"))]);
 
-/// A header more.
-const fn and<const COUNT: usize>(headers: &[Header], more: Header) -> [Header; COUNT] {
-    assert!(headers.len() + 1 == COUNT);
-    let mut all = [more; COUNT];
+/// Headers, and others after them.
+///
+/// # Panics
+/// If `COUNT` is not how many there are; a constant does not compile then.
+pub const fn joined<const COUNT: usize>(first: &[Header], others: &[Header]) -> [Header; COUNT] {
+    assert!(first.len() + others.len() == COUNT, "room for all headers");
+    let mut all = [("", ""); COUNT];
     let mut n = 0;
-    while n < headers.len() {
-        all[n] = headers[n];
+    while n < COUNT {
+        all[n] = if n < first.len() { first[n] } else { others[n - first.len()] };
         n += 1;
     }
     all
