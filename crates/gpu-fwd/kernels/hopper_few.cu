@@ -11,13 +11,17 @@
 //
 //     shared memory   | Q | K: steps 0, 2, 1, 3 | V: steps 0, 1, 2, 3 | barriers |     a step without keys is zeros
 //
-//     tensor cores    | S |           | S'              | P·V  |          | P'·V'        |
-//     other units     |   | max S     | exp S           |      | max S'   | exp S' | sums | merge, O
+//     tensor cores    | S |       |    S'    | P·V |        |  P'·V'        |
+//     other units     |   | guess |   exp S  |     | exp S' | sums, are odd? | merge, O
 //
-// Exponentials are the longest part. The warpgroups take turns at them, so that those of one meet all else of the other.
+// A row's reference need not be its maximum. It is guessed from some scores of the first step, and trusted in both: weights
+// are right against any reference, as long as they fit. Sums tell whether they do. If one does not, or the reference is
+// large, the warpgroup takes its steps again with care, each against the largest score that was seen.
 //
-// Before it waits for the launches ahead a block brings near what it will read: its queries, and its share of the keys
-// and values of its head. Whoever writes them writes them there, so that nothing that is old is read.
+// Values are asked for when the first keys are there: before, they would only be in the way of keys.
+//
+// Before it waits for the launches ahead a block brings near what it will read first: its queries, and its share of the
+// keys of its head. Whoever writes them writes them there, so that nothing that is old is read.
 #include "forward.cuh"
 #include "hopper_rows.cuh"
 
@@ -45,8 +49,17 @@ constexpr unsigned BARRIERS_AT = VALUES_AT + STEPS * KEY_BYTES;
 constexpr unsigned SENT_ROW = WARPGROUP * 16, TOPS_AT = KEPT / 4 * SENT_ROW, ROUNDED_AT = TOPS_AT + SENT_ROW;
 static_assert(ROUNDED_AT + SENT_ROW <= 2 * KEY_BYTES, "keys make room");
 
-// Barriers of warps: a turn for each group.
-constexpr int TURN = 1, SENT = 3;
+// Barriers of warps: of all, and of one warpgroup.
+constexpr int SENT = 1, JUDGED = 2;
+
+// Scores of each row from which a thread guesses a reference.
+constexpr int SAMPLE = 8;
+// The largest sum of weights that a trusted reference may give a thread. No weight is larger, so its type holds it; and no
+// sum with values up to 10^26 comes to the end of f32.
+template <class E> constexpr float LIMIT_OF = 1ll << 40;
+template <> constexpr float LIMIT_OF<f16> = 1 << 15;
+constexpr float LIMIT = LIMIT_OF<E>;
+constexpr float FARTHEST = 3.4e38f; // and finite
 
 struct Given {
     TensorMap q, k, v;
@@ -115,23 +128,40 @@ struct Work {
     }
 };
 
-// What a block begins with. Blocks of a head share its keys and values.
+// What a block reads first. Blocks of a head share its keys.
 static THERIA_DEVICE void call_near(const Given &given, const Work &work) {
     bring_near(given.q, 0, work.row, work.h, work.b);
-    for (int step = work.late; step < STEPS && work.key(step) + KEYS > 0; step += given.forward.tiles) {
+    for (int step = work.late; step < STEPS && work.key(step) + KEYS > 0; step += given.forward.tiles)
         bring_near(given.k, 0, work.key(step), work.h_kv, work.b);
-        bring_near(given.v, 0, work.key(step), work.h_kv, work.b);
-    }
 }
 
-static THERIA_DEVICE void bring_all(const Given &given, const Work &work, const Memory &memory) {
+static THERIA_DEVICE void bring_keys(const Given &given, const Work &work, const Memory &memory) {
     bring(memory.queries(), given.q, memory.q_full(), 0, work.row, work.h, work.b);
 #pragma unroll
     for (int n = 0; n < STEPS; ++n)
         bring(memory.keys(n), given.k, memory.k_full(n), 0, work.key(n), work.h_kv, work.b);
+}
+static THERIA_DEVICE void bring_values(const Given &given, const Work &work, const Memory &memory) {
 #pragma unroll
     for (int n = 0; n < STEPS; ++n)
         bring(memory.values(n), given.v, memory.v_full(n), 0, work.key(n), work.h_kv, work.b);
+}
+
+// Of numbers that are neither very small nor very large, as sums of weights are.
+static THERIA_DEVICE float reciprocal_of(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// As `finish`, of sums that the compiler could tell are not negative. It cannot tell that none is this large.
+static THERIA_DEVICE void finish_weights(float sum) {
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "setp.gt.f32 p, %0, 0f7F000000;\n"
+                 "@p nanosleep.u32 0;\n"
+                 "}" ::"f"(sum)
+                 : "memory");
 }
 
 using Scores = float[SCORES];
@@ -169,69 +199,45 @@ static THERIA_DEVICE void hold_weights(Weights &weights) {
         hold(weights[k]);
 }
 
-// The largest score of each row that this thread has.
-static THERIA_DEVICE void top_of(float (&top)[2], const Scores &s) {
+// The largest of COUNT scores of each row that a thread has, and of its four neighbours: half of them are the first ones,
+// half the last.
+template <int COUNT> static THERIA_DEVICE void top_of(float (&top)[2], const Scores &s) {
+    constexpr int PAIRS = COUNT / 2, SKIPPED = SCORES / 4 - PAIRS;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         float x = s[2 * half], y = s[2 * half + 1];
 #pragma unroll
-        for (int n = 1; n < SCORES / 4; ++n) {
-            x = fmaxf(x, s[4 * n + 2 * half]);
-            y = fmaxf(y, s[4 * n + 2 * half + 1]);
+        for (int n = 1; n < PAIRS; ++n) {
+            const float *pair = s + 4 * (n < PAIRS / 2 ? n : SKIPPED + n) + 2 * half;
+            x = fmaxf(x, pair[0]);
+            y = fmaxf(y, pair[1]);
         }
         top[half] = fmaxf(x, y);
     }
-}
-
-// The reference of a step is chosen: the first one is the top, and moves only if a later top is ROOM above it. Scores
-// against a large one are lowered by it, and `against` is what is subtracted in exponents. Whether a reference of this
-// warp has moved: then O must be multiplied by `shrink`.
-template <bool FIRST>
-static THERIA_DEVICE bool refer(Rows &rows, Scores &s, float (&top)[2], float factor, float (&against)[2], float (&shrink)[2]) {
-    float old[2] = {rows.top[0], rows.top[1]};
-    bool moves = false;
 #pragma unroll
     for (int lane = 1; lane < 4; lane *= 2)
 #pragma unroll
         for (int half = 0; half < 2; ++half)
             top[half] = fmaxf(top[half], __shfl_xor_sync(FULL_WARP, top[half], lane));
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        if (FIRST || (top[half] - old[half]) * factor > ROOM) {
-            rows.top[half] = top[half];
-            moves = true;
-        }
-        against[half] = reference(rows.top[half], factor);
-    }
-    moves = !FIRST && __any_sync(FULL_WARP, moves);
-    if (moves) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            shrink[half] = shrink_of(old[half], rows.top[half], factor);
-            rows.sum[half] *= shrink[half];
-            rows.rounded[half] *= shrink[half];
-        }
-    }
-    if (is_large(against[0]) || is_large(against[1])) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            float less = is_large(against[half]) ? rows.top[half] : 0;
-            against[half] = is_large(against[half]) ? 0 : against[half];
-#pragma unroll
-            for (int n = 0; n < SCORES / 4; ++n) {
-                s[4 * n + 2 * half] -= less;
-                s[4 * n + 2 * half + 1] -= less;
-            }
-        }
-    }
-    return moves;
 }
 
-// P of sixteen keys each from FIRST to END, as an operand, and its sums.
-template <int FIRST, int END>
+// What is subtracted in exponents of both steps, against the tops of the first. Where no score was seen, whatever is seen
+// later weighs infinitely much. Whether a reference is large, and not to be trusted.
+static THERIA_DEVICE bool guess(const float (&top)[2], float factor, float (&against)[2]) {
+    bool is_odd = false;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        bool is_empty = top[half] == -infinity();
+        against[half] = is_empty ? -FARTHEST : top[half] * factor;
+        is_odd = is_odd || (!is_empty && is_large(against[half]));
+    }
+    return is_odd;
+}
+
+// P as an operand, and its sums.
 static THERIA_DEVICE void weigh(Rows &rows, Weights &weights, const Scores &s, float factor, const float (&against)[2]) {
 #pragma unroll
-    for (int k = FIRST; k < END; ++k)
+    for (int k = 0; k < KEY_DEPTHS; ++k)
 #pragma unroll
         for (int n = 0; n < 4; ++n) {
             const float *pair = s + 8 * k + 2 * n;
@@ -246,8 +252,20 @@ static THERIA_DEVICE void weigh(Rows &rows, Weights &weights, const Scores &s, f
         }
 }
 
-static THERIA_DEVICE void await_turn(int group) { meet(TURN + group, THREADS); }
-static THERIA_DEVICE void pass_turn(int group) { pass(TURN + 1 - group, THREADS); }
+// The threads of a warpgroup meet. Whether any of them says so.
+static THERIA_DEVICE bool any_says(bool it, int barrier) {
+    unsigned any;
+    asm volatile("{\n"
+                 ".reg .pred p, q;\n"
+                 "setp.ne.u32 p, %1, 0;\n"
+                 "barrier.cta.red.or.pred q, %2, %3, p;\n"
+                 "selp.u32 %0, 1, 0, q;\n"
+                 "}"
+                 : "=r"(any)
+                 : "r"(unsigned(it)), "r"(barrier), "n"(WARPGROUP)
+                 : "memory");
+    return any;
+}
 
 // Sums of the columns that four neighbours have become those of whole rows.
 static THERIA_DEVICE void gather(Rows &rows) {
@@ -302,6 +320,9 @@ static THERIA_DEVICE void merge(const Forward &p, const Work &work, const Memory
                                 const float (&out)[SUMS], float factor) {
     constexpr int MINE = KEPT * GROUP, OTHERS = KEPT - MINE;
     unsigned to = memory.sent(GROUP), from = memory.sent(1 - GROUP);
+    store(to + TOPS_AT, own.top[0], own.top[1], own.sum[0], own.sum[1]);
+    if (REST)
+        store(to + ROUNDED_AT, own.rounded[0], own.rounded[1], 0, 0);
 #pragma unroll
     for (int n = 0; n < KEPT / 4; ++n) {
         const float *x = out + OTHERS + 4 * n;
@@ -314,45 +335,41 @@ static THERIA_DEVICE void merge(const Forward &p, const Work &work, const Memory
         sums[n] = load(from + n * SENT_ROW);
 
     float their_top[2] = {tops.x, tops.y}, their_sum[2] = {tops.z, tops.w}, their_rounded[2] = {rounded.x, rounded.y};
-    float top[2], sum[2], mine[2], theirs[2];
-    bool large = false;
+    float top[2], against[2], sum[2], mine[2], theirs[2];
+    bool is_plain = true;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         top[half] = fmaxf(own.top[half], their_top[half]);
-        float against = reference(top[half], factor);
-        large = large || is_large(against);
-        mine[half] = exp2_of(own.top[half] * factor - against);
-        theirs[half] = exp2_of(their_top[half] * factor - against);
+        against[half] = __fmul_rn(top[half], factor);
+        mine[half] = exp2_of(__fmul_rn(own.top[half], factor) - against[half]);
+        theirs[half] = exp2_of(__fmul_rn(their_top[half], factor) - against[half]);
+        sum[half] = own.sum[half] * mine[half] + their_sum[half] * theirs[half];
+        float weight = reciprocal_of(REST ? own.rounded[half] * mine[half] + their_rounded[half] * theirs[half] : sum[half]);
+        mine[half] *= weight;
+        theirs[half] *= weight;
+        is_plain = is_plain && !is_large(against[half]);
     }
-    if (__any_sync(FULL_WARP, large)) {
+    float lse = (against[GROUP] + log2_of(sum[GROUP])) * LN_2;
+    if (__any_sync(FULL_WARP, !is_plain)) {
+        // Large references, and rows that see nothing or whose scores have all overflowed.
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             mine[half] = shrink_of(own.top[half], top[half], factor);
             theirs[half] = shrink_of(their_top[half], top[half], factor);
-        }
-    }
-    bool empty = false;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        sum[half] = own.sum[half] * mine[half] + their_sum[half] * theirs[half];
-        empty = empty || sum[half] == 0;
-        float whole = REST ? own.rounded[half] * mine[half] + their_rounded[half] * theirs[half] : sum[half];
-        float weight = sum[half] == 0 ? 0 : __fdividef(1, whole);
-        mine[half] *= weight;
-        theirs[half] *= weight;
-    }
-    bool lost[2] = {};
-    if (__any_sync(FULL_WARP, empty)) {
-        // Of a row that sees a key all scores have overflowed, and nobody knows it.
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
+            sum[half] = own.sum[half] * mine[half] + their_sum[half] * theirs[half];
+            float whole = REST ? own.rounded[half] * mine[half] + their_rounded[half] * theirs[half] : sum[half];
+            float weight = sum[half] == 0 ? 0 : reciprocal_of(whole);
             int i = places.row + 8 * half;
             bool sees = INTERVALS ? p.score.first_key(i, work.length) < p.score.end_key(i, work.length) : work.length > 0;
-            lost[half] = sum[half] == 0 && sees;
-            if (lost[half])
-                mine[half] = not_a_number();
+            bool is_lost = sum[half] == 0 && sees;
+            mine[half] = is_lost ? not_a_number() : mine[half] * weight;
+            theirs[half] *= weight;
+            if (half == GROUP)
+                lse = is_lost ? not_a_number() : lse_of(top[half], sum[half], factor);
         }
     }
+    if (threadIdx.x % 4 == 0 && places.is_there[GROUP])
+        places.lse[8 * GROUP] = lse;
     unsigned words[2][4], rests[2][4];
 #pragma unroll
     for (int n = 0; n < KEPT / 4; ++n) {
@@ -383,11 +400,47 @@ static THERIA_DEVICE void merge(const Forward &p, const Work &work, const Memory
             if (REST)
                 write(places.rest + 8 * half * p.rest.row + D / GROUPS * GROUP, rests[half]);
         }
-    if (GROUP == 0 && threadIdx.x % 4 == 0)
+}
+
+// Both steps again, against the largest score that was seen.
+static THERIA_DEVICE void take_care(const Forward &p, const Work &work, const Memory &memory, const Places &places, int group,
+                                    float factor, Rows &rows, float (&out)[SUMS]) {
+    rows = Rows();
 #pragma unroll
-        for (int half = 0; half < 2; ++half)
-            if (places.is_there[half])
-                places.lse[8 * half] = lost[half] ? not_a_number() : lse_of(top[half], sum[half], factor);
+    for (int n = 0; n < SUMS; ++n)
+        out[n] = 0;
+#pragma unroll 1
+    for (int step = group; step < STEPS; step += GROUPS) {
+        Scores s;
+        Weights weights;
+        float top[2], against[2], shrink[2];
+        begin_scores(s, memory.queries(), memory.keys(step));
+        await_products<0>();
+        hold(s);
+        if (!work.is_whole(p.score, step))
+            look<INTERVALS>(s, p.score, places.row, work.key(step), work.length);
+        top_of<SCORES / 2>(top, s);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            top[half] = fmaxf(rows.top[half], top[half]);
+            shrink[half] = shrink_of(rows.top[half], top[half], factor);
+            rows.top[half] = top[half];
+            rows.sum[half] *= shrink[half];
+            rows.rounded[half] *= shrink[half];
+            against[half] = reference(top[half], factor);
+        }
+        lower(s, top, against);
+#pragma unroll
+        for (int n = 0; n < SUMS; ++n)
+            out[n] *= shrink[n / 2 % 2];
+        weigh(rows, weights, s, factor, against);
+        hold_weights(weights);
+        hold(out);
+        begin_values<true>(out, weights, memory.values(step));
+        await_products<0>();
+        hold(out);
+        hold_weights(weights);
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_constant__ Given given) {
@@ -411,7 +464,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_con
     if (p.score.lengths)
         work.see(p.score, p.score.keys_of(work.b));
     if (threadIdx.x < WARP && is_elected())
-        bring_all(given, work, memory);
+        bring_keys(given, work, memory);
     __syncwarp();
 
     int group = uniform(threadIdx.x / WARPGROUP), warp = uniform(threadIdx.x % WARPGROUP / WARP);
@@ -420,62 +473,57 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_con
     Rows rows;
     Scores s, next;
     Weights weights, next_weights;
-    float out[SUMS], top[2], against[2], shrink[2];
+    float out[SUMS], against[2];
 
-    // The first turn is that of the group whose keys come first.
-    if (group == 1)
-        pass_turn(group);
     memory.q_full().await(0);
     memory.k_full(group).await(0);
     begin_scores(s, memory.queries(), memory.keys(group));
+    if (threadIdx.x < WARP && is_elected())
+        bring_values(given, work, memory);
+    __syncwarp();
     await_products<0>();
     hold(s);
-    if (!work.is_whole(p.score, group))
+    if (work.is_whole(p.score, group)) {
+        top_of<SAMPLE>(rows.top, s);
+    } else {
         look<INTERVALS>(s, p.score, places.row, work.key(group), work.length);
-    top_of(top, s);
-    refer<true>(rows, s, top, factor, against, shrink);
+        top_of<SCORES / 2>(rows.top, s);
+    }
+    bool is_odd = guess(rows.top, factor, against);
 
-    await_turn(group);
-    weigh<0, KEY_DEPTHS / 2>(rows, weights, s, factor, against);
-    finish(rows.sum[0] + rows.sum[1]);
     memory.k_full(group + 2).await(0);
     begin_scores(next, memory.queries(), memory.keys(group + 2));
-    weigh<KEY_DEPTHS / 2, KEY_DEPTHS>(rows, weights, s, factor, against);
-    finish(rows.sum[0] + rows.sum[1]);
-    pass_turn(group);
+    weigh(rows, weights, s, factor, against);
+    finish_weights(rows.sum[0] + rows.sum[1]);
+    await_products<0>();
+    hold(next);
     hold_weights(weights);
+    if (!work.is_whole(p.score, group + 2))
+        look<INTERVALS>(next, p.score, places.row, work.key(group + 2), work.length);
 
     memory.v_full(group).await(0);
     begin_values<false>(out, weights, memory.values(group));
-    await_products<1>();
-    hold(next);
-    if (!work.is_whole(p.score, group + 2))
-        look<INTERVALS>(next, p.score, places.row, work.key(group + 2), work.length);
-    top_of(top, next);
-    bool moved = refer<false>(rows, next, top, factor, against, shrink);
-    await_turn(group);
-    weigh<0, KEY_DEPTHS>(rows, next_weights, next, factor, against);
-    finish(rows.sum[0] + rows.sum[1]);
-    if (group == 0)
-        pass_turn(group);
+    memory.v_full(group + 2).await(0);
+    weigh(rows, next_weights, next, factor, against);
+    finish_weights(rows.sum[0] + rows.sum[1]);
     hold_weights(next_weights);
     await_products<0>();
     hold(out);
     hold_weights(weights);
-    if (moved) {
-#pragma unroll
-        for (int n = 0; n < SUMS; ++n)
-            out[n] *= shrink[n / 2 % 2];
-    }
-    memory.v_full(group + 2).await(0);
+
     begin_values<true>(out, next_weights, memory.values(group + 2));
+    is_odd = is_odd || !(rows.sum[0] <= LIMIT && rows.sum[1] <= LIMIT);
     gather(rows);
-    store(memory.sent(group) + TOPS_AT, rows.top[0], rows.top[1], rows.sum[0], rows.sum[1]);
-    if (REST)
-        store(memory.sent(group) + ROUNDED_AT, rows.rounded[0], rows.rounded[1], 0, 0);
+    is_odd = any_says(is_odd, JUDGED + group);
     await_products<0>();
     hold(out);
     hold_weights(next_weights);
+    if (is_odd) {
+        take_care(p, work, memory, places, group, factor, rows, out);
+        gather(rows);
+        meet(JUDGED + group, WARPGROUP);
+    }
+    // Nobody of the warpgroup reads its keys any more.
     if (group == 0)
         merge<0>(p, work, memory, places, rows, out, factor);
     else

@@ -300,18 +300,7 @@ template <int N> static THERIA_DEVICE bool weigh(State &state, float (&s)[N], fl
                 state.rounded[2 * half] *= shrink[half];
         }
     }
-    if (is_large(against[0]) || is_large(against[1])) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            float top = is_large(against[half]) ? state.top[half] : 0;
-            against[half] = is_large(against[half]) ? 0 : against[half];
-#pragma unroll
-            for (int n = 0; n < N / 4; ++n) {
-                s[4 * n + 2 * half] -= top;
-                s[4 * n + 2 * half + 1] -= top;
-            }
-        }
-    }
+    lower(s, state.top, against);
 #pragma unroll
     for (int n = 0; n < N / 4; ++n)
 #pragma unroll

@@ -51,6 +51,22 @@ THERIA_DEVICE float lse_of(float top, float sum, float factor) {
     return is_large(against) ? fmaf(top, factor * LN_2, log2_of(sum) * LN_2) : (against + log2_of(sum)) * LN_2;
 }
 
+// Scores against a large reference are lowered by it, and nothing is subtracted from their exponents.
+template <int N> THERIA_DEVICE void lower(float (&s)[N], const float (&top)[2], float (&against)[2]) {
+    if (!is_large(against[0]) && !is_large(against[1]))
+        return;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        float less = is_large(against[half]) ? top[half] : 0;
+        against[half] = is_large(against[half]) ? 0 : against[half];
+#pragma unroll
+        for (int n = 0; n < N / 4; ++n) {
+            s[4 * n + 2 * half] -= less;
+            s[4 * n + 2 * half + 1] -= less;
+        }
+    }
+}
+
 // Scores that do not count are -inf. `row` is the first of this thread, `key0` the key of the first column. Without
 // INTERVALS all keys up to `length` are seen, and the last column is before it.
 template <bool INTERVALS, int N>

@@ -91,11 +91,8 @@ pub const WRONG_ON_HOPPER: [(&str, Edit); 22] = [
         ),
     ),
     (
-        "few rows: the first reference is kept whatever comes",
-        edit(
-            "if (FIRST || (top[half] - old[half]) * factor > ROOM) {",
-            "if (FIRST || (top[half] - old[half]) * factor > 1e30f) {",
-        ),
+        "few rows: a guessed reference is trusted whatever it gives",
+        edit("is_odd = is_odd || !(rows.sum[0] <= LIMIT && rows.sum[1] <= LIMIT);", ";"),
     ),
     ("few rows: l keeps its old reference", edit("rows.sum[half] *= shrink[half];", ";")),
     ("few rows: O keeps its old reference", edit("  out[n] *= shrink[n / 2 % 2];", ";")),
@@ -105,7 +102,7 @@ pub const WRONG_ON_HOPPER: [(&str, Edit); 22] = [
     ),
     (
         "few rows: warpgroups are added up as if they had one reference",
-        edit("mine[half] = exp2_of(own.top[half] * factor - against);", "mine[half] = 1;"),
+        edit("mine[half] = exp2_of(__fmul_rn(own.top[half], factor) - against[half]);", "mine[half] = 1;"),
     ),
     (
         "few rows: columns of the other warpgroup are left out",
