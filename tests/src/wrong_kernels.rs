@@ -69,10 +69,12 @@ fn suite_of_forward_on_hopper() -> Suite {
         let large = named(name.to_owned(), sized(2, [2, 1], 40, keys, 64, 64).scale(1e9));
         suite.cases.push(Case { amplitude: Amplitude::Grid, ..large });
     }
-    for (name, amplitude) in
-        [("falling, few keys", Amplitude::Falling), ("rising, few keys", Amplitude::Rising)]
-    {
-        let steep = named(name.to_owned(), sized(2, [2, 1], 40, 480, 64, 64).scale(1.0));
+    for (name, amplitude, scale) in [
+        ("falling, few keys", Amplitude::Falling, 1.0),
+        ("rising, few keys", Amplitude::Rising, 1.0),
+        ("falling beyond what f32 holds, few keys", Amplitude::Falling, 16.0),
+    ] {
+        let steep = named(name.to_owned(), sized(2, [2, 1], 40, 480, 64, 64).scale(scale));
         suite.cases.push(Case { amplitude, ..steep });
     }
     suite
