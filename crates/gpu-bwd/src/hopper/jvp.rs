@@ -30,7 +30,7 @@ impl HopperJvp {
     pub(super) fn of(problem: &Problem, architecture: Architecture) -> Option<Self> {
         let shape = problem.shape();
         let d = shape.d as u32;
-        // A little faster where there are many, and its last step is longer.
+        // Long steps are a little faster where there are many, and the last one has more that is not there.
         let keys = if d == 64 && shape.m > SHORT { 96 } else { 64 };
         hopper::suits(problem, architecture, &WIDTHS).then(|| Self { dtype: problem.dtype(), d, keys })
     }
