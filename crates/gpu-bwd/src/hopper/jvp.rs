@@ -13,8 +13,10 @@ use crate::sources::HOPPER_JVP;
 const ROWS: u32 = 128;
 const BOX: u32 = 64;
 const STAGES: u32 = 2;
-/// Up to so many keys a step has 64 at any width.
-const SHORT: usize = 1024;
+/// A width, keys of a step, and how many keys there may be in all: the first that fits is taken. Long steps are a little
+/// faster where there are many keys, and the last one has more that is not there. Longer ones still would be at D = 64, and
+/// its registers would not hold them.
+const CUTS: [(u32, u32, usize); 3] = [(64, 64, 1024), (64, 96, usize::MAX), (128, 64, usize::MAX)];
 
 /// An instance of `hopper_jvp.cu`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,18 +31,15 @@ impl HopperJvp {
     /// That for a problem, wherever its tensors lie.
     pub(super) fn of(problem: &Problem, architecture: Architecture) -> Option<Self> {
         let shape = problem.shape();
-        let d = shape.d as u32;
-        // Long steps are a little faster where there are many, and the last one has more that is not there.
-        let keys = if d == 64 && shape.m > SHORT { 96 } else { 64 };
+        let fits = |&(width, _, most): &(u32, u32, usize)| shape.d == width as usize && shape.m <= most;
+        let (d, keys, _) = CUTS.into_iter().find(fits)?;
         hopper::suits(problem, architecture, &WIDTHS).then(|| Self { dtype: problem.dtype(), d, keys })
     }
 
-    /// More keys a step would be a little faster still at D = 64, and its registers would not hold them.
     pub(super) fn all() -> impl Iterator<Item = Self> {
-        let cuts = [(64, 64), (64, 96), (128, 64)];
         [DType::Bf16, DType::F16]
             .into_iter()
-            .flat_map(move |dtype| cuts.map(|(d, keys)| Self { dtype, d, keys }))
+            .flat_map(|dtype| CUTS.map(|(d, keys, _)| Self { dtype, d, keys }))
     }
 
     /// Rows of boxes of what has queries, and of what has keys.
